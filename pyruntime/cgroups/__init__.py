@@ -1,0 +1,1 @@
+"""Control groups: one interface, three drivers (v1, v2, systemd)."""

@@ -1,0 +1,1 @@
+"""pyruntime-image: from an OCI layout or a docker archive to a bundle."""

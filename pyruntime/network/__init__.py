@@ -1,0 +1,1 @@
+"""pyruntime-bridge: an OCI hook that gives a container a network."""
