@@ -1,0 +1,75 @@
+"""Where the launcher (bin/pyruntime) starts the interpreter: `python3 -I -S -E -B -X utf8 __main__.py NAME ARGS...`.
+
+This file is compiled anew at every start (only imported modules have a .pyc), so it is short, and what it does is
+counted in microseconds:
+
+* The package is imported by its absolute path and never through `sys.path`: beside it may lie a whole site-packages,
+  where a file named like a module of the standard library must not be found first. That directory is only appended,
+  for the verbs that use a third-party library.
+* `from __future__ import annotations` stands in every module and would load a real file (0.4 ms) for a name that the
+  compiler alone needs.
+* The process leaves by `_exit`: taking the interpreter down in order costs 1 ms and can run code (P21). Whoever wrote
+  to a buffered stream has it flushed here; a closed or read-only standard output (containerd gives runtimes a
+  read-only /dev/null) must not change the exit status.
+"""
+
+import sys
+
+import posix
+
+# create, run, exec and restore let a process of the container share this program's executable.
+SEALED_VERBS = ("create", "run", "exec", "restore")
+
+
+def load_package() -> None:
+    """Put the package `pyruntime`, found beside this file, into `sys.modules`."""
+    import _frozen_importlib
+    import _frozen_importlib_external
+
+    directory = __file__.rpartition("/")[0]
+    sys.path.append(directory.rpartition("/")[0])
+    future = type(sys)("__future__")
+    future.annotations = None  # type: ignore[attr-defined]
+    sys.modules["__future__"] = future
+    spec = _frozen_importlib_external.spec_from_file_location(
+        "pyruntime", directory + "/__init__.py", submodule_search_locations=[directory]
+    )
+    package = _frozen_importlib.module_from_spec(spec)
+    sys.modules["pyruntime"] = package
+    spec.loader.exec_module(package)
+
+
+def must_seal(arguments: list[str]) -> bool:
+    """Whether the verb is one of SEALED_VERBS. Which word is the verb only the full parser knows, so any word counts:
+    a needless seal costs milliseconds, a missed one the host's interpreter (CVE-2019-5736)."""
+    if arguments and arguments[0][:1] != "-":
+        return arguments[0] in SEALED_VERBS
+    return any(word in SEALED_VERBS for word in arguments)
+
+
+def flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass
+
+
+def start() -> int:
+    load_package()
+    arguments = sys.argv[2:]
+    sys.argv[:] = sys.argv[1:2] or ["pyruntime"]
+    sys.argv += arguments
+    if must_seal(arguments):
+        from pyruntime.kernel import seal
+
+        seal.protect()
+    from pyruntime.cli.main import main
+
+    return main(sys.argv)
+
+
+if __name__ == "__main__":
+    status = start()
+    flush()
+    posix._exit(status)

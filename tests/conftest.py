@@ -1,0 +1,120 @@
+"""Fixtures of all tests.
+
+runtime          the runtime under test, with a state directory of its own; `--runtime runc` tests another one
+rootfs           a root file system made of busybox: read it, do not write to it (`copy_tree` makes a copy)
+debian_rootfs    a minimal Debian, made once and kept in ~/.cache/pyruntime; likewise not to be written to
+bundle           makes a bundle: bundle(["sh", "-c", "..."], lambda config: config.update(...))
+container        makes a container of such a bundle; afterwards it is deleted, and a leak fails the test
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.bundles import (
+    Bundle,
+    Change,
+    copy_tree,
+    default_config,
+    find_busybox,
+    make_busybox_rootfs,
+    make_debian_rootfs,
+)
+from support.container import Container
+from support.runtime import LAUNCHER, Runtime, find
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--runtime",
+        action="append",
+        default=[],
+        metavar="PROGRAM",
+        help="the runtime to test, a name or a path; may be repeated (default: this checkout's bin/pyruntime)",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "program" in metafunc.fixturenames:
+        programs = [find(name) for name in metafunc.config.getoption("--runtime")] or [str(LAUNCHER)]
+        metafunc.parametrize("program", programs, ids=[Path(program).name for program in programs])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if "unit" not in Path(item.path).parts:
+            item.add_marker(pytest.mark.skip(reason="needs root: it makes containers and cgroups"))
+
+
+@pytest.fixture
+def runtime(program: str, tmp_path: Path) -> Runtime:
+    return Runtime(program, tmp_path / "state")
+
+
+@pytest.fixture(scope="session")
+def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    busybox = find_busybox()
+    if busybox is None:
+        pytest.fail("these tests need a static busybox: apt-get install busybox-static")
+    return make_busybox_rootfs(tmp_path_factory.mktemp("busybox") / "rootfs", busybox)
+
+
+@pytest.fixture(scope="session")
+def debian_rootfs() -> Path:
+    return make_debian_rootfs(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyruntime")
+
+
+BundleFactory = Callable[..., Bundle]
+ContainerFactory = Callable[..., Container]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, rootfs: Path) -> BundleFactory:
+    """make(args, *changes, root=None): the default configuration with `args`, each change applied to it in turn.
+
+    The bundle gets its own copy of the busybox file system; `root` names another one, which is used in place.
+    """
+    numbers = itertools.count(1)
+
+    def make(args: Sequence[str] = ("true",), *changes: Change, root: Path | None = None) -> Bundle:
+        path = tmp_path / f"bundle{next(numbers)}"
+        path.mkdir()
+        config = default_config(args)
+        if root is None:
+            copy_tree(rootfs, path / "rootfs")
+        else:
+            config["root"]["path"] = str(root)
+        for change in changes:
+            change(config)
+        return Bundle(path, config)
+
+    return make
+
+
+@pytest.fixture
+def container(runtime: Runtime, bundle: BundleFactory) -> Iterator[ContainerFactory]:
+    """make(args, *changes, root=None, id=None): a container, not yet created, of a new bundle (or of `bundle=`)."""
+    made: list[Container] = []
+
+    def make(
+        args: Sequence[str] = ("true",),
+        *changes: Change,
+        root: Path | None = None,
+        id: str | None = None,
+        of: Bundle | None = None,
+        **options: Any,
+    ) -> Container:
+        new = Container(options.get("runtime", runtime), of or bundle(args, *changes, root=root), id)
+        made.append(new)
+        return new
+
+    yield make
+    left = [thing for one in made for thing in one.remove()]
+    assert not left, "left behind after delete --force: " + ", ".join(left)
