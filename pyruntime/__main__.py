@@ -13,9 +13,8 @@ counted in microseconds:
   read-only /dev/null) must not change the exit status.
 """
 
-import sys
-
 import posix
+import sys
 
 # create, run, exec and restore let a process of the container share this program's executable.
 SEALED_VERBS = ("create", "run", "exec", "restore")
@@ -34,6 +33,7 @@ def load_package() -> None:
     spec = _frozen_importlib_external.spec_from_file_location(
         "pyruntime", directory + "/__init__.py", submodule_search_locations=[directory]
     )
+    assert spec is not None and spec.loader is not None
     package = _frozen_importlib.module_from_spec(spec)
     sys.modules["pyruntime"] = package
     spec.loader.exec_module(package)
@@ -57,16 +57,19 @@ def flush() -> None:
 
 def start() -> int:
     load_package()
-    arguments = sys.argv[2:]
-    sys.argv[:] = sys.argv[1:2] or ["pyruntime"]
-    sys.argv += arguments
-    if must_seal(arguments):
+    words = sys.argv[1:] or ["pyruntime"]
+    refused = None
+    if must_seal(words[1:]):
+        from pyruntime.errors import RuntimeFailure
         from pyruntime.kernel import seal
 
-        seal.protect()
+        try:
+            seal.protect(__file__, words)
+        except RuntimeFailure as failure:
+            refused = failure  # for the command line to report in the form, and to the file, that the flags ask for
     from pyruntime.cli.main import main
 
-    return main(sys.argv)
+    return main(words, refused)
 
 
 if __name__ == "__main__":

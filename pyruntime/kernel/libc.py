@@ -25,25 +25,25 @@ FUNCFLAG_USE_ERRNO = 0x8
 PATH_MAX = 4096
 
 
-class _Long(_ctypes._SimpleCData):  # type: ignore[name-defined,misc]
+class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
     _type_ = "l"
 
 
-class _Pointer(_ctypes._SimpleCData):  # type: ignore[name-defined,misc]
+class _Pointer(_ctypes._SimpleCData):  # type: ignore[type-arg]
     _type_ = "P"
 
 
-class _Char(_ctypes._SimpleCData):  # type: ignore[name-defined,misc]
+class _Char(_ctypes._SimpleCData):  # type: ignore[type-arg]
     _type_ = "c"
 
 
-class _Function(_ctypes.CFuncPtr):  # type: ignore[name-defined,misc]
+class _Function(_ctypes.CFuncPtr):
     _flags_ = FUNCFLAG_CDECL | FUNCFLAG_PYTHONAPI | FUNCFLAG_USE_ERRNO
     _restype_ = _Long
 
 
-_process = _ctypes.dlopen(None, 0x2)  # type: ignore[attr-defined]  # RTLD_NOW on the program itself: libc is in it
-_syscall = _Function(_ctypes.dlsym(_process, "syscall"))  # type: ignore[attr-defined]
+_process = _ctypes.dlopen(None, 0x2)  # type: ignore[arg-type]  # RTLD_NOW on the program itself: libc is in it
+_syscall = _Function(_ctypes.dlsym(_process, "syscall"))
 _syscall.argtypes = (_Long, _Pointer, _Pointer, _Pointer, _Pointer, _Pointer, _Pointer)
 
 _machine = posix.uname().machine
@@ -83,7 +83,7 @@ def syscall(number: int, a: object = 0, b: object = 0, c: object = 0, d: object 
     """
     result: int = _syscall(number, a, b, c, d, e, f)
     if result == -1:
-        errno = _ctypes.get_errno()  # type: ignore[attr-defined]
+        errno = _ctypes.get_errno()
         raise OSError(errno, posix.strerror(errno))
     return result
 
@@ -93,36 +93,35 @@ def function(name: str, library: int | None = None) -> object:
 
     Errors are the caller's to check: `errno()` gives the errno that the last call left.
     """
-    return _Function(_ctypes.dlsym(_process if library is None else library, name))  # type: ignore[attr-defined]
+    return _Function(_ctypes.dlsym(_process if library is None else library, name))
 
 
 def load(name: str) -> int:
     """dlopen `name` and return a handle for `function()`. Only ever before the container's files are reachable (P10)."""
-    handle: int = _ctypes.dlopen(name, 0x2)  # type: ignore[attr-defined]
+    handle: int = _ctypes.dlopen(name, 0x2)
     return handle
 
 
 def errno() -> int:
     """The errno left by the last foreign call of this module."""
-    value: int = _ctypes.get_errno()  # type: ignore[attr-defined]
+    value: int = _ctypes.get_errno()
     return value
 
 
-_array_types: dict[int, type] = {}
+_array_types: dict[int, type[_ctypes.Array[_Char]]] = {}
 
 
-def buffer(size: int) -> object:
+def buffer(size: int) -> _ctypes.Array[_Char]:
     """`size` zero bytes that the kernel may write to. `bytes(buffer)` reads them back."""
     array = _array_types.get(size)
     if array is None:
-        array = type("Array", (_ctypes.Array,), {"_type_": _Char, "_length_": size})  # type: ignore[attr-defined]
-        _array_types[size] = array
+        array = _array_types[size] = type("Array", (_ctypes.Array,), {"_type_": _Char, "_length_": size})
     return array()
 
 
-def address(array: object) -> int:
+def address(array: _ctypes.Array[_Char]) -> int:
     """Where the bytes of a `buffer()` lie, for structures that hold a pointer."""
-    where: int = _ctypes.addressof(array)  # type: ignore[attr-defined]
+    where: int = _ctypes.addressof(array)
     return where
 
 
