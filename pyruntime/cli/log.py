@@ -1,0 +1,243 @@
+"""Log lines, in the two formats that engines parse.
+
+The formats are those of the Go library logrus, which every engine was written against: one line per message, `text`
+(`time="…" level=error msg="…"`) or `json`. They go to standard error, or to the file of `--log`; an error goes to both,
+because conmon reads the one and podman and containerd the other.
+
+At the default level a failing verb writes exactly one JSON object: podman parses the whole file as one document, so
+warnings are for the text format only.
+"""
+
+from __future__ import annotations
+
+import posix
+import sys
+import time
+
+from pyruntime.errors import RuntimeFailure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LEVELS = {"error": 0, "warning": 1, "info": 2, "debug": 3}
+
+STDERR = 2
+
+# Descriptors below this one may be wanted by the container (--preserve-fds): the log file must not sit there.
+HIGH_DESCRIPTOR = 1000
+
+_UNQUOTED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._/@^+")
+_SHORT_ESCAPES = {
+    "\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v", "\\": "\\\\", '"': '\\"',
+}  # fmt: skip
+_COLOURS = {"error": 31, "warning": 33, "info": 36, "debug": 37}
+
+_started = time.monotonic()
+_level = LEVELS["warning"]
+_json = False
+_callers = False
+_descriptor = -1  # of the --log file
+_sink: Callable[[str, str], None] | None = None  # journald or syslog instead of a file
+
+
+def configure(path: str, form: str, level: str | None) -> None:
+    """Set the target, the format and the level of everything that follows.
+
+    `path` is empty (standard error), a file, `file:PATH`, `journald:ID` or `syslog:ID`; `form` is empty, `text` or
+    `json`; `level` is one of LEVELS, None for the default. Raises RuntimeFailure.
+    """
+    global _json, _level, _callers, _descriptor, _sink  # noqa: PLW0603
+    if form not in ("", "text", "json"):
+        raise RuntimeFailure(f"invalid log-format: {form}")
+    if level is not None and level not in LEVELS:
+        raise RuntimeFailure(f"invalid log-level: {level}: use error, warning or debug")
+    _json = form == "json"
+    _level = LEVELS[level or ("error" if _json else "warning")]
+    _callers = level == "debug"
+    scheme, colon, rest = path.partition(":")
+    if colon and scheme in ("journald", "syslog"):
+        from pyruntime.cli import system_log
+
+        _sink = system_log.connect(scheme, rest)
+    elif path:
+        _descriptor = _open(rest if colon and scheme == "file" else path)
+
+
+def _open(path: str) -> int:
+    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_SYNC | posix.O_CLOEXEC | posix.O_NOCTTY
+    try:
+        try:
+            descriptor = posix.open(path, flags | posix.O_NOFOLLOW, 0o644)
+        except OSError:
+            # /dev/stderr is a symbolic link, and so may be an administrator's log. A link that another user put there
+            # beforehand is a trap: it would have us append to any file (the kernel refuses that in sticky directories
+            # only, and only when fs.protected_symlinks is on).
+            if _is_foreign_link(path):
+                raise RuntimeFailure(
+                    f"open {path}: permission denied: a symbolic link that another user made"
+                ) from None
+            descriptor = posix.open(path, flags, 0o644)
+    except OSError as error:
+        raise RuntimeFailure(f"open {path}: {reason(error)}") from None
+    except ValueError:
+        raise RuntimeFailure(f"open {path}: invalid argument: a NUL byte in the path") from None
+    return _move_up(descriptor)
+
+
+def _is_foreign_link(path: str) -> bool:
+    try:
+        found = posix.lstat(path)
+    except OSError:
+        return False
+    return found.st_mode & 0o170000 == 0o120000 and found.st_uid not in (0, posix.geteuid())
+
+
+def _move_up(descriptor: int) -> int:
+    import fcntl
+
+    try:
+        high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, HIGH_DESCRIPTOR)
+    except OSError:  # RLIMIT_NOFILE is lower than that
+        return descriptor
+    posix.close(descriptor)
+    return high
+
+
+def error(message: str) -> None:
+    """Log the one error a verb ends with. It always reaches standard error too."""
+    _log("error", message, 2)
+    if _descriptor >= 0 or _sink is not None:
+        _write(STDERR, printable(message) + "\n")
+
+
+def warning(message: str) -> None:
+    """Something went wrong and the verb goes on."""
+    if _level >= LEVELS["warning"]:
+        _log("warning", message, 2)
+
+
+def debug(message: str) -> None:
+    """What is being done, for `--debug`."""
+    if _level >= LEVELS["debug"]:
+        _log("debug", message, 2)
+
+
+def debugging() -> bool:
+    return _level >= LEVELS["debug"]
+
+
+def _log(level: str, message: str, depth: int) -> None:
+    caller = _caller(depth + 1) if _callers else {}
+    if _sink is not None:
+        _sink(level, printable(message))
+        return
+    target = STDERR if _descriptor < 0 else _descriptor
+    if _json:
+        line = format_json(level, message, timestamp(), caller)
+    elif posix.isatty(target):
+        line = format_colour(level, message, int(time.monotonic() - _started), caller)
+    else:
+        line = format_text(level, message, timestamp(), caller)
+    _write(target, line + "\n")
+
+
+def _caller(depth: int) -> dict[str, str]:
+    frame = sys._getframe(depth)
+    module = str(frame.f_globals.get("__name__", "?"))
+    return {
+        "func": f"{module}.{frame.f_code.co_qualname}()",
+        "file": f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}",
+    }
+
+
+def format_text(level: str, message: str, when: str, fields: dict[str, str]) -> str:
+    """The line without colours; of `fields` the keys `func` and `file` are appended."""
+    line = f"time={quote(when)} level={level}"
+    if message:
+        line += f" msg={quote(message)}"
+    for key in ("func", "file"):
+        if key in fields:
+            line += f" {key}={quote(fields[key])}"
+    return line
+
+
+def format_colour(level: str, message: str, seconds: int, fields: dict[str, str]) -> str:
+    """The line for a terminal: level, seconds since the start, message."""
+    caller = f"{fields['file']} {fields['func']}" if fields else ""
+    return f"\x1b[{_COLOURS[level]}m{level.upper()[:4]}\x1b[0m[{seconds:04d}]{caller} {printable(message):<44} "
+
+
+def format_json(level: str, message: str, when: str, fields: dict[str, str]) -> str:
+    """The line as one JSON object with its keys in order."""
+    import _json as core
+
+    pairs = {**fields, "level": level, "msg": _unicode(message), "time": when}
+    return "{" + ",".join(f'"{key}":{core.encode_basestring_ascii(pairs[key])}' for key in sorted(pairs)) + "}"
+
+
+def _unicode(text: str) -> str:
+    """Bytes that are no text arrive as lone surrogates, which a strict JSON parser refuses: they become U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "".join("\ufffd" if 0xD800 <= ord(character) <= 0xDFFF else character for character in text)
+    return text
+
+
+def timestamp(seconds: float | None = None) -> str:
+    """RFC 3339 in whole seconds and the local zone, as containerd must be able to parse it."""
+    local = time.localtime(seconds)
+    offset = local.tm_gmtoff // 60
+    zone = "Z" if offset == 0 else f"{'+' if offset > 0 else '-'}{abs(offset) // 60:02d}:{abs(offset) % 60:02d}"
+    date = f"{local.tm_year:04d}-{local.tm_mon:02d}-{local.tm_mday:02d}"
+    return f"{date}T{local.tm_hour:02d}:{local.tm_min:02d}:{local.tm_sec:02d}{zone}"
+
+
+def quote(text: str) -> str:
+    """The value of a key: as it is when made of harmless characters, else in double quotes with Go's escapes."""
+    if _UNQUOTED.issuperset(text):
+        return text
+    return f'"{_escape(text, quotes=True)}"'
+
+
+def printable(text: str) -> str:
+    """The text on one line and without anything a terminal would obey: names of files and of processes are in it."""
+    return text if text.isprintable() else _escape(text, quotes=False)
+
+
+def _escape(text: str, quotes: bool) -> str:
+    if text.isprintable() and not (quotes and ('"' in text or "\\" in text)):
+        return text
+    parts = []
+    for character in text:
+        code = ord(character)
+        if character in _SHORT_ESCAPES and (quotes or character not in '"\\'):
+            parts.append(_SHORT_ESCAPES[character])
+        elif character.isprintable():
+            parts.append(character)
+        elif code < 0x20 or code == 0x7F:
+            parts.append(f"\\x{code:02x}")
+        elif 0xDC80 <= code <= 0xDCFF:  # a byte of an argument or a path that is not UTF-8
+            parts.append(f"\\x{code - 0xDC00:02x}")
+        elif 0xD800 <= code <= 0xDFFF:
+            parts.append("\\ufffd")
+        else:
+            parts.append(f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
+    return "".join(parts)
+
+
+def reason(error: OSError) -> str:
+    """The kernel's words for the errno, with the small first letter that engines search for (`no such file …`)."""
+    text = error.strerror or str(error)
+    return text[:1].lower() + text[1:]
+
+
+def _write(descriptor: int, line: str) -> None:
+    """Write a whole line in one call, so that lines of several runtimes do not mix. Nobody can be told if it fails."""
+    data = line.encode("utf-8", "surrogateescape")
+    try:
+        while data:
+            data = data[posix.write(descriptor, data) :]
+    except OSError:
+        pass

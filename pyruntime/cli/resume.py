@@ -1,0 +1,27 @@
+"""`resume`: let a paused container go on."""
+
+from __future__ import annotations
+
+from pyruntime.cli.flags import Options, Verb, container_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyruntime.cli.main import Settings
+
+
+def run(settings: Settings, options: Options) -> int:
+    from pyruntime.container import lifecycle
+
+    lifecycle.resume(settings.context(), container_id(options.arguments[0]))
+    return 0
+
+
+VERB = Verb(
+    "resume",
+    "let the processes of a paused container go on",
+    run,
+    arguments="<container-id>",
+    about="Undoes `pause`.",
+    minimum=1,
+    maximum=1,
+)

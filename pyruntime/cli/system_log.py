@@ -1,0 +1,54 @@
+"""`--log journald:ID` and `--log syslog:ID`."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from pyruntime.errors import RuntimeFailure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+JOURNAL = "/run/systemd/journal/socket"
+SYSLOG = "/dev/log"
+
+# syslog(3): LOG_USER in the upper bits, the priority in the lower three.
+FACILITY = 1 << 3
+PRIORITIES = {"error": 3, "warning": 4, "info": 6, "debug": 7}
+
+
+def connect(scheme: str, identifier: str) -> Callable[[str, str], None]:
+    """A function (level, message) that sends one line to `journald` or `syslog` under the name `identifier`.
+
+    Raises RuntimeFailure when the daemon's socket is not there.
+    """
+    name = identifier or "pyruntime"
+    path = JOURNAL if scheme == "journald" else SYSLOG
+    form = journal_datagram if scheme == "journald" else syslog_datagram
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    try:
+        connection.connect(path)
+    except OSError as error:
+        connection.close()
+        raise RuntimeFailure(f"--log {scheme}:{identifier}: connect {path}: {error.strerror}") from None
+
+    def send(level: str, message: str) -> None:
+        try:
+            connection.send(form(name, level, message))
+        except OSError:
+            pass  # an error reaches standard error in any case
+
+    return send
+
+
+def journal_datagram(name: str, level: str, message: str) -> bytes:
+    """One entry in the journal's native protocol: a field per line; the message holds no newline (log.printable)."""
+    fields = {"MESSAGE": message, "PRIORITY": str(PRIORITIES[level]), "SYSLOG_IDENTIFIER": name.replace("\n", " ")}
+    return "".join(f"{key}={value}\n" for key, value in fields.items()).encode("utf-8", "surrogateescape")
+
+
+def syslog_datagram(name: str, level: str, message: str) -> bytes:
+    """The traditional form (RFC 3164) without a time, which the daemon adds."""
+    return f"<{FACILITY | PRIORITIES[level]}>{name}[{os.getpid()}]: {message}".encode("utf-8", "surrogateescape")
