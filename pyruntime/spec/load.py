@@ -8,10 +8,11 @@ namespace) is found out by those who use it.
 from __future__ import annotations
 
 from pyruntime.errors import RuntimeFailure, SpecError
-from pyruntime.spec import jsontext
+from pyruntime.spec import checker, jsontext, rules, rules_linux, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pyruntime.spec.checker import Node
     from pyruntime.spec.types import Process, Resources, Spec
 
 CONFIG = "config.json"
@@ -22,30 +23,36 @@ def load_bundle(bundle: str) -> Spec:
 
     Raises SpecError for a configuration that is wrong, RuntimeFailure for one that cannot be read.
     """
-    config = _read(f"{bundle}/{CONFIG}", CONFIG)
+    config = read_config(bundle)
     check(config)
     return config  # type: ignore[return-value]
 
 
+def read_config(bundle: str) -> object:
+    """The configuration of a bundle, read but not checked. Raises as `load_bundle` does."""
+    return _read(f"{bundle}/{CONFIG}", CONFIG, table.CONFIG)
+
+
 def load_process(path: str) -> Process:
     """The checked process document of `exec --process FILE`. Raises as `load_bundle` does."""
-    process = _read(path, path)
+    process = _read(path, path, table.PROCESS)
     check_process(process)
     return process  # type: ignore[return-value]
 
 
 def parse_resources(data: bytes, name: str = "resources") -> Resources:
     """The checked document of `update --resources`; `name` says where it came from. Raises SpecError."""
-    resources = jsontext.loads(data, name)
+    resources = _parse(data, name, table.RESOURCES)
     check_resources(resources)
     return resources  # type: ignore[return-value]
 
 
 def problems(config: object) -> list[SpecError]:
-    """Everything that is wrong with a configuration."""
-    if not isinstance(config, dict):
-        return [SpecError("", "expected an object")]
-    return [SpecError("", f'the property "{name}" is missing') for name in ("ociVersion", "root") if name not in config]
+    """Everything that is wrong with a configuration: what the schema says, then the rules between properties."""
+    found: list[SpecError] = []
+    checker.check(table.CONFIG, config, "", found)
+    rules.apply(config, found)
+    return found
 
 
 def check(config: object) -> None:
@@ -56,17 +63,24 @@ def check(config: object) -> None:
 
 def check_process(process: object, path: str = "process") -> None:
     """Check a process object by itself. Raises SpecError; `path` is what its errors begin with."""
-    if not isinstance(process, dict):
-        raise SpecError(path, "expected an object")
+    _check_section(table.PROCESS, rules.PROCESS_RULES, process, path)
 
 
 def check_resources(resources: object, path: str = "resources") -> None:
     """Check a resources object by itself. Raises SpecError; `path` is what its errors begin with."""
-    if not isinstance(resources, dict):
-        raise SpecError(path, "expected an object")
+    _check_section(table.RESOURCES, rules_linux.RESOURCE_RULES, resources, path)
 
 
-def _read(path: str, name: str) -> object:
+def _check_section(node: Node, section_rules: rules.Rules, value: object, path: str) -> None:
+    found: list[SpecError] = []
+    checker.check(node, value, path, found)
+    if not found:
+        rules.run(section_rules, value, path, found, found)  # type: ignore[arg-type]
+    for problem in found:
+        raise problem
+
+
+def _read(path: str, name: str, node: Node) -> object:
     try:
         data = jsontext.read_file(path)
     except FileNotFoundError:
@@ -74,4 +88,11 @@ def _read(path: str, name: str) -> object:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise RuntimeFailure(f"cannot read {path}: {reason}") from None
-    return jsontext.loads(data, name)
+    return _parse(data, name, node)
+
+
+def _parse(data: bytes, name: str, node: Node) -> object:
+    value = jsontext.loads(data, name)
+    if b"null" in data:
+        checker.drop_nulls(node, value)
+    return value
