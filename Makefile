@@ -1,0 +1,74 @@
+# What a developer or a first user types. `make` alone says what there is.
+
+PYTHON ?= $(shell for python in /usr/bin/python3 /usr/local/bin/python3 python3; do \
+	command -v $$python && break; done)
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+VENV := .venv
+BUNDLE ?= bundles/hello
+PYTEST_FLAGS ?=
+
+# To run containers: the interpreter, and the library that compiles seccomp filters.
+RUN_PACKAGES := python3 libseccomp2
+# For the virtual environment; python-prctl is compiled.
+VENV_PACKAGES := python3-venv python3-dev gcc libc6-dev libcap-dev
+# What the tests use: root file systems, tracing, networks, user namespaces, other runtimes and an engine to compare.
+TEST_PACKAGES := busybox-static debootstrap strace iproute2 nftables uidmap acl attr procps util-linux runc crun podman
+
+.PHONY: help run test unit lint bench install uninstall seal unseal clean
+
+help:
+	@echo "make run       run the sample container of $(BUNDLE) (another one: make run BUNDLE=bundles/shell)"
+	@echo "make test      run all tests; installs what they need, takes some minutes, makes containers as root"
+	@echo "make unit      run the tests that need neither root nor a container"
+	@echo "make lint      check types and style (mypy, ruff)"
+	@echo "make bench     compare with the other runtimes of this machine"
+	@echo "make install   install the command pyruntime in /usr/local, for the whole machine"
+	@echo "make seal      keep the interpreter on a read-only mount, so that containers start faster; until the next boot"
+	@echo "make clean     remove what these commands have put in this directory"
+
+run: compiled
+	@tools/install-missing $(RUN_PACKAGES)
+	$(SUDO) bin/pyruntime run --bundle $(BUNDLE) sample-$(notdir $(BUNDLE))
+
+# The interpreter never writes .pyc files at run time; without them every start would compile every module.
+.PHONY: compiled
+compiled:
+	@tools/install-missing $(RUN_PACKAGES)
+	@$(PYTHON) -m compileall -q pyruntime
+
+$(VENV)/ready: pyproject.toml
+	@tools/install-missing $(RUN_PACKAGES) $(VENV_PACKAGES)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python tools/requirements.py test lint | $(VENV)/bin/pip install --quiet --disable-pip-version-check --use-pep517 -r /dev/stdin
+	@touch $@
+
+test: $(VENV)/ready compiled
+	@tools/install-missing $(RUN_PACKAGES) $(TEST_PACKAGES)
+	$(SUDO) $(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
+
+unit: $(VENV)/ready compiled
+	$(VENV)/bin/python -m pytest tests/unit $(PYTEST_FLAGS)
+
+lint: $(VENV)/ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: compiled
+	@tools/install-missing $(RUN_PACKAGES) busybox-static
+	$(SUDO) $(PYTHON) bench/run.py $(BENCH_FLAGS)
+
+install:
+	@tools/install-missing $(RUN_PACKAGES) python3-pip python3-venv
+	$(SUDO) env PIP_BREAK_SYSTEM_PACKAGES=1 $(PYTHON) -m pip install --quiet --root-user-action=ignore .
+	@echo "installed: $$(command -v pyruntime || echo pyruntime, in a directory that is not in PATH)"
+
+uninstall:
+	$(SUDO) env PIP_BREAK_SYSTEM_PACKAGES=1 $(PYTHON) -m pip uninstall --quiet --yes --root-user-action=ignore pyruntime
+
+seal unseal: compiled
+	$(SUDO) bin/pyruntime $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
