@@ -88,12 +88,20 @@ def syscall(number: int, a: object = 0, b: object = 0, c: object = 0, d: object 
     return result
 
 
-def function(name: str, library: int | None = None) -> object:
+def function(name: str, arguments: int, library: int | None = None) -> _Function:
     """A function of libc (or of `library`, a handle of `load()`) that takes words and pointers and returns a long.
 
-    Errors are the caller's to check: `errno()` gives the errno that the last call left.
+    Errors are the caller's to check: `errno()` gives the errno that the last call left. The upper half of what a C
+    `int` function returns is undefined; `as_int` cuts it off.
     """
-    return _Function(_ctypes.dlsym(_process if library is None else library, name))
+    call = _Function(_ctypes.dlsym(_process if library is None else library, name))
+    call.argtypes = (_Pointer,) * arguments
+    return call
+
+
+def as_int(result: int) -> int:
+    """The C `int` in the lower half of a returned word."""
+    return ((result & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
 
 
 def load(name: str) -> int:
@@ -123,6 +131,11 @@ def address(array: _ctypes.Array[_Char]) -> int:
     """Where the bytes of a `buffer()` lie, for structures that hold a pointer."""
     where: int = _ctypes.addressof(array)
     return where
+
+
+def read_memory(where: int, size: int) -> bytes:
+    """`size` bytes that a foreign function gave the address of."""
+    return bytes(type(buffer(size)).from_address(where))
 
 
 def path(value: str | bytes) -> bytes:
