@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import posix
 from errno import EACCES, EBUSY, EINVAL, ENODEV, ENOENT, EPERM, EROFS, ESRCH
+from time import sleep
 
 from pyruntime.cgroups.host import UNIFIED, Host, detect, inner, place
 from pyruntime.errors import RuntimeFailure
@@ -65,7 +66,8 @@ def plan(
     if host.unified:
         from pyruntime.cgroups.v2 import V2
 
-        return V2(paths, resources, rootless, bool(cgroups_path), host.mount(UNIFIED), userns_owner).prepare()
+        mount = host.mount(UNIFIED)
+        return V2(paths, resources, rootless, bool(cgroups_path), mount=mount, owner=userns_owner).prepare()
     from pyruntime.cgroups.v1 import V1
 
     if "devices" not in paths:
@@ -89,7 +91,7 @@ def load(saved: dict[str, Any]) -> Manager:
     elif driver == "v2":
         from pyruntime.cgroups.v2 import V2
 
-        manager = V2(saved["paths"], saved["resources"], saved["rootless"], saved["explicit"], saved["mount"])
+        manager = V2(saved["paths"], saved["resources"], saved["rootless"], saved["explicit"], mount=saved["mount"])
     else:
         from pyruntime.cgroups.systemd import load_systemd
 
@@ -234,6 +236,35 @@ class Manager:
     def directories(self) -> list[str]:
         """The directories, each once: co-mounted controllers (cpu,cpuacct) share one."""
         return list(dict.fromkeys(self.paths.values()))
+
+    def _signal_each(self, signal: int) -> None:
+        """Signal one process after the other, held still meanwhile: without that a fork bomb outruns us, each round
+        killing those it saw while their children live on."""
+        was_frozen = self.frozen()
+        for _ in range(100):
+            stopped = was_frozen
+            if not was_frozen:
+                try:
+                    self.freeze()
+                    stopped = True
+                except RuntimeFailure:
+                    stopped = False  # no freezer, or one that does not get there
+            found = []
+            try:
+                found = self.pids()
+                for pid in found:
+                    try:
+                        posix.kill(pid, signal)
+                    except OSError as error:
+                        if error.errno != ESRCH:
+                            what = f"cannot send signal {signal} to process {pid}: {error.strerror}"
+                            raise RuntimeFailure(what) from error
+            finally:
+                if stopped and (signal == SIGKILL or not was_frozen):
+                    self.thaw()
+            if signal != SIGKILL or stopped or not found:
+                return
+            sleep(0.005)
 
     def _main(self) -> str:
         """The directory whose hierarchy is asked for processes."""

@@ -6,11 +6,11 @@ See the kernel's Documentation/admin-guide/cgroup-v1/ and cgroups(7).
 from __future__ import annotations
 
 import posix
-from errno import EBUSY, EINVAL, ENOENT, ESRCH
+from errno import EBUSY, EINVAL, ENOENT
 from time import sleep
 
 from pyruntime.cgroups.host import UNIFIED
-from pyruntime.cgroups.manager import FORBIDDEN, SIGKILL, Manager
+from pyruntime.cgroups.manager import FORBIDDEN, Manager
 from pyruntime.errors import RuntimeFailure
 from pyruntime.kernel import cgroupfs
 
@@ -18,7 +18,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pyruntime.cgroups.limits_v1 import Group, Limits, Write
+    from pyruntime.cgroups.limits import Group, Write
+    from pyruntime.cgroups.limits_v1 import Limits
+
+
+HINTS = {
+    "memory.use_hierarchy": "; since Linux 5.11 the only value is true",
+    "memory.memsw.limit_in_bytes": "; memory plus swap cannot be limited below memory alone",
+    "memory.limit_in_bytes": "; memory alone cannot be limited above memory plus swap",
+    "cpu.rt_runtime_us": "; the cgroups above must have as much realtime to give",
+    "cpu.rt_period_us": "; the cgroups above must have as much realtime to give",
+    "cpu.cfs_quota_us": "; at least 1000 microseconds, and no larger share than the cgroup above has",
+    "cpu.cfs_period_us": "; from 1000 to 1000000 microseconds, and no larger share than the cgroup above has",
+    "cpu.cfs_burst_us": "; a burst is at most the quota",
+    "cpu.shares": "; an idle cgroup (cpu.idle 1) has no shares",
+    "cpuset.cpus": "; only cpus that the cgroup above has",
+    "cpuset.mems": "; only memory nodes that the cgroup above has",
+}
+"""What EINVAL means for a file."""
 
 
 class V1(Manager):
@@ -158,7 +175,7 @@ class V1(Manager):
                     continue
                 if directory not in opened:
                     opened[directory] = posix.open(directory, cgroupfs.DIRECTORY)
-                if controller == "cpu" and group[0].files[0].startswith("cpu.rt_"):
+                if controller == "cpu" and group[0].file.startswith("cpu.rt_"):
                     self._realtime_above(directory, group)
                 self._settle(opened[directory], directory, group)
         finally:
@@ -167,7 +184,7 @@ class V1(Manager):
 
     def _without(self, group: Group) -> None:
         """A group for a controller that we have no cgroup of."""
-        from pyruntime.cgroups.limits_v1 import MUST
+        from pyruntime.cgroups.limits import MUST
 
         for write in group:
             if write.need == MUST and not (write.controller == "devices" and self.rootless):
@@ -178,77 +195,31 @@ class V1(Manager):
                     )
                 raise RuntimeFailure(
                     f"{write.field}: the {write.controller} controller is not mounted on this host "
-                    f"(it would have {write.files[0]}); mount it or leave the limit out"
+                    f"(it would have {write.file}); mount it or leave the limit out"
                 )
 
     def _settle(self, opened: int, directory: str, group: Group) -> None:
-        """Write a group; what the others are in the way of (EINVAL, or EBUSY of memsw) is tried again after them."""
-        todo = group
-        while todo:
-            again: list[Write] = []
-            first: OSError | None = None
-            for write in todo:
-                try:
-                    self._write_one(opened, write)
-                except OSError as error:
-                    if len(group) == 1 or error.errno not in (EINVAL, EBUSY):
-                        raise self._refused(directory, write, error) from error
-                    again.append(write)
-                    first = first or error
-            if len(again) == len(todo):
-                assert first is not None
-                raise self._refused(directory, again[0], first) from first
-            todo = again
+        from pyruntime.cgroups.limits import settle
 
-    def _write_one(self, opened: int, write: Write) -> None:
-        from pyruntime.cgroups.limits_v1 import ADVICE, OPTIONAL
+        settle(opened, group, lambda write, error: self._refused(directory, write, error), self.warnings)
 
-        missing: OSError | None = None
-        for file in write.files:
-            try:
-                return cgroupfs.write(opened, file, write.value)
-            except OSError as error:
-                if write.need == ADVICE:
-                    self.warnings.append(
-                        f"{write.field}: {file} does not take {write.value.decode()}: {error.strerror}; "
-                        f"this kernel has no such limit"
-                    )
-                    return None
-                if error.errno in FORBIDDEN and self.rootless and write.controller == "devices":
-                    return None  # needs privileges over the host's devices; an unprivileged user has no device nodes
-                if error.errno != ENOENT:
-                    raise
-                missing = missing or error
-        if write.need == OPTIONAL:
-            return None
-        assert missing is not None
-        raise missing
-
-    def _refused(self, directory: str, write: Write, error: OSError) -> RuntimeFailure:
-        path = f"{directory}/{write.files[0]}"
+    def _refused(self, directory: str, write: Write, error: OSError) -> RuntimeFailure | None:
         value = write.value.decode("utf-8", "replace")
+        if error.errno in FORBIDDEN and self.rootless and write.controller == "devices":
+            return None  # needs privileges over the host's devices; an unprivileged user has no device nodes
         if error.errno == ENOENT:
-            return RuntimeFailure(
-                f"{write.field}: this kernel has no {' or '.join(write.files)} in {directory}; it cannot set {value}"
-            )
+            files = write.file + (" or " + write.other[0] if write.other else "")
+            return RuntimeFailure(f"{write.field}: cannot set {value}: this kernel has no {files} in {directory}")
         if error.errno == EBUSY and write.controller == "memory":
             usage = _number(directory, "memory.usage_in_bytes")
             peak = _number(directory, "memory.max_usage_in_bytes")
             return RuntimeFailure(
                 f"{write.field}: unable to set memory limit to {value} (current usage: {usage}, peak usage: {peak})"
             )
-        hint = ""
-        if error.errno == EINVAL:
-            hint = {
-                "use_hierarchy": "; since Linux 5.11 the only value is true",
-                "memsw.limit_in_bytes": "; memory plus swap cannot be limited below memory alone",
-                "limit_in_bytes": "; memory alone cannot be limited above memory plus swap",
-                "rt_runtime_us": "; the cgroups above must have as much realtime to give",
-                "cfs_quota_us": "; at least 1000 microseconds, and no larger share than the cgroup above has",
-                "cfs_period_us": "; from 1000 to 1000000 microseconds",
-                "cfs_burst_us": "; a burst is at most the quota",
-            }.get(write.files[0].partition(".")[2], "")
-        return RuntimeFailure(f"{write.field}: cannot write {value!r} to {path}: {error.strerror}{hint}")
+        hint = HINTS.get(write.file, "") if error.errno == EINVAL else ""
+        return RuntimeFailure(
+            f"{write.field}: cannot write {value!r} to {directory}/{write.file}: {error.strerror}{hint}"
+        )
 
     def _realtime_above(self, directory: str, group: Group) -> None:
         """Realtime is handed down: a cgroup can have none while the ones above it have none. Set it along the path,
@@ -326,32 +297,7 @@ class V1(Manager):
             sleep(0.001)
 
     def kill(self, signal: int) -> None:
-        was_frozen = self.frozen()
-        # Without the freezer a fork bomb outruns us: each round kills those we saw, and their children live on.
-        for _ in range(100):
-            stopped = was_frozen
-            if not was_frozen and "freezer" in self.paths:
-                try:
-                    self.freeze()
-                    stopped = True
-                except RuntimeFailure:
-                    stopped = False
-            try:
-                found = self.pids()
-                for pid in found:
-                    try:
-                        posix.kill(pid, signal)
-                    except OSError as error:
-                        if error.errno != ESRCH:
-                            raise RuntimeFailure(
-                                f"cannot send signal {signal} to process {pid}: {error.strerror}"
-                            ) from error
-            finally:
-                if stopped and (signal == SIGKILL or not was_frozen):
-                    self.thaw()
-            if signal != SIGKILL or stopped or not found:
-                return
-            sleep(0.005)
+        self._signal_each(signal)
 
     # Looking
 
