@@ -24,5 +24,5 @@ def add_permissions(keyring: int, permissions: int) -> None:
     text = buffer(512)
     syscall(_KEYCTL, KEYCTL_DESCRIBE, keyring, text, 512)
     # "keyring;uid;gid;permissions in hexadecimal;description"
-    present = int(bytes(text).split(b";", 4)[3], 16)  # type: ignore[call-overload]
+    present = int(bytes(text).split(b";", 4)[3], 16)
     syscall(_KEYCTL, KEYCTL_SETPERM, keyring, present | permissions)

@@ -32,5 +32,5 @@ def get_limit(pid: int, resource: int) -> tuple[int, int]:
     """(soft, hard) of `pid` (0: the caller)."""
     limit = buffer(16)
     syscall(_PRLIMIT, pid, resource, None, limit)
-    soft, hard = unpack("QQ", bytes(limit))  # type: ignore[call-overload]
+    soft, hard = unpack("QQ", bytes(limit))
     return soft, hard

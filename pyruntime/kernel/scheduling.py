@@ -12,8 +12,6 @@ IOPRIO_CLASS_SHIFT = 13
 MAX_CPUS = 65536
 """Most CPUs or NUMA nodes a list may name; a sanity limit well above every kernel's NR_CPUS."""
 
-ALL_CPUS = b"\xff" * (MAX_CPUS // 8)
-
 _SCHED_SETATTR = NR["sched_setattr"]
 _SCHED_SETAFFINITY = NR["sched_setaffinity"]
 _IOPRIO_SET = NR["ioprio_set"]

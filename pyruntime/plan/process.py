@@ -44,6 +44,10 @@ KEEP_GROUPS = "run.oci.keep_original_groups"
 """Annotation: with the value 1 the caller's supplementary groups stay. Rootless engines use it for `keep-groups`."""
 
 
+_KEY_LABEL = b"thread-self/attr/keycreate"
+_SCHED_SETAFFINITY = NR["sched_setaffinity"]
+
+
 class ProcessPlan:
     """The steps of one process; see the module for when each list is applied."""
 
@@ -60,12 +64,16 @@ class ProcessPlan:
 class JoinSessionKeyring(Step):
     """A session keyring of the container's own, so that it cannot search the caller's. See session-keyring(7)."""
 
-    __slots__ = ("_label", "_name", "_permissions")
+    __slots__ = ("_label", "_label_keys", "_name", "_permissions")
 
     def __init__(self, container_id: str, label: str, permissions: int) -> None:
         self._name = checked("_ses." + container_id)
         self._label = checked(label)
         self._permissions = permissions  # 0: the keyring is there already, as for exec
+        if label:
+            from pyruntime.kernel.lsm import set_attribute
+
+            self._label_keys = set_attribute
 
     def describe(self) -> str:
         return f"join the session keyring {self._name.decode()}"
@@ -75,7 +83,7 @@ class JoinSessionKeyring(Step):
 
     def apply(self, place: Place) -> None:
         if self._label:
-            _key_label(place.proc, self._label)
+            self._label_keys(place.proc, _KEY_LABEL, self._label)
         try:
             keyring = join_session(self._name)
         except OSError as error:
@@ -86,13 +94,28 @@ class JoinSessionKeyring(Step):
             if self._permissions:
                 add_permissions(keyring, self._permissions)
         if self._label:
-            _key_label(place.proc, b"")
+            self._label_keys(place.proc, _KEY_LABEL, b"")
 
 
-def _key_label(proc: int, label: bytes) -> None:
-    from pyruntime.kernel.lsm import set_attribute
+class ResetAffinity(Step):
+    """Let the process run on every CPU of its cpuset, whatever the engine was pinned to.
 
-    set_attribute(proc, b"thread-self/attr/keycreate", label)
+    The mask names CPUs that are not there, offline, or outside the cpuset now; the kernel remembers them for later.
+    """
+
+    __slots__ = ("_mask",)
+
+    def __init__(self) -> None:
+        self._mask = b"\xff" * 8192
+
+    def describe(self) -> str:
+        return "run on every CPU that the cgroup allows"
+
+    def apply(self, place: Place) -> None:
+        try:
+            syscall(_SCHED_SETAFFINITY, 0, len(self._mask), self._mask)
+        except OSError:
+            pass  # then the process keeps the engine's CPUs, which is no reason not to run
 
 
 class NoNewPrivileges(Step):
@@ -142,7 +165,9 @@ def process_steps(
     """Plan the attributes of `process`, a checked process section.
 
     `linux` gives personality and memoryPolicy; `seccomp` is a plan.seccomp.InstallSeccomp; `new_keyring` is false for
-    --no-new-keyring; `joining` is true for exec. Raises SpecError and RuntimeFailure.
+    --no-new-keyring; `joining` is true for exec, where process.execCPUAffinity.initial is left to the caller
+    (plan.scheduling.SetAffinity, in the runtime process before the process is made). Raises SpecError and
+    RuntimeFailure.
     """
     linux = linux or {}
     plan = ProcessPlan()
@@ -153,6 +178,13 @@ def process_steps(
     if new_keyring:
         permissions = OTHER_SEARCH if facts.user_namespace else USER_SEARCH
         plan.before_start.append(JoinSessionKeyring(container_id, label, 0 if joining else permissions))
+    affinity = process.get("execCPUAffinity") if joining else None
+    if not affinity:
+        plan.before_start.append(ResetAffinity())
+    elif affinity.get("final"):
+        from pyruntime.plan.scheduling import SetAffinity
+
+        plan.before_start.append(SetAffinity(affinity["final"], "process.execCPUAffinity.final"))
     if process.get("scheduler") or process.get("ioPriority") or linux.get("personality") or linux.get("memoryPolicy"):
         from pyruntime.plan.scheduling import scheduling_steps
 

@@ -6,10 +6,9 @@ cover the waiting process too, so they come before the start.
 
 from __future__ import annotations
 
-import posix
 from errno import EINVAL, EPERM
 
-from pyruntime.errors import RuntimeFailure, SpecError
+from pyruntime.errors import SpecError
 from pyruntime.kernel.scheduling import (
     IOPRIO_CLASS_SHIFT,
     mask_of,
@@ -175,43 +174,28 @@ def scheduling_steps(process: dict[str, Any], linux: dict[str, Any]) -> list[Ste
     return steps
 
 
-class ExecAffinity:
-    """process.execCPUAffinity: the CPUs of an exec'd process before and after it enters the container's cgroup.
+class SetAffinity(Step):
+    """process.execCPUAffinity: the CPUs that a process added by exec runs on.
 
-    The runtime process runs both: `initial` for itself before it makes the process, which inherits it, `final` for
-    the pid. Not used for a container's first process.
+    `initial` is applied by the runtime process to itself, for the new process to inherit; `final` by the new process,
+    once it is in the container's cgroup.
     """
 
-    __slots__ = ("_final", "_initial")
+    __slots__ = ("_cpus", "_mask", "_path")
 
-    def __init__(self, affinity: dict[str, Any]) -> None:
-        self._initial = self._mask(affinity, "initial")
-        self._final = self._mask(affinity, "final")
-
-    @staticmethod
-    def _mask(affinity: dict[str, Any], key: str) -> bytes:
-        text = affinity.get(key) or ""
+    def __init__(self, cpus: str, path: str) -> None:
         try:
-            return mask_of(text) if text else b""
+            self._mask = mask_of(cpus)
         except ValueError as error:
-            raise SpecError(f"process.execCPUAffinity.{key}", str(error)) from None
+            raise SpecError(path, str(error)) from None
+        self._cpus = cpus
+        self._path = path
 
-    def before_cgroup(self) -> None:
-        """Raises RuntimeFailure."""
-        self._set(0, self._initial, "initial")
+    def describe(self) -> str:
+        return f"run on CPUs {self._cpus} ({self._path})"
 
-    def after_cgroup(self, pid: int) -> None:
-        """Nothing when `final` is unset: the spec then leaves the affinity alone. Raises RuntimeFailure."""
-        self._set(pid, self._final, "final")
+    def explain(self, errno: int) -> str:
+        return "none of these CPUs is usable here, see the cpuset of the cgroup" if errno == EINVAL else ""
 
-    @staticmethod
-    def _set(pid: int, mask: bytes, key: str) -> None:
-        if not mask:
-            return
-        try:
-            set_affinity(pid, mask)
-        except OSError as error:
-            hint = "; none of these CPUs is usable here, see the cpuset of the cgroup" if error.errno == EINVAL else ""
-            raise RuntimeFailure(
-                f"process.execCPUAffinity.{key}: {posix.strerror(error.errno or 0).lower()}{hint}"
-            ) from None
+    def apply(self, place: Place) -> None:
+        set_affinity(0, self._mask)
