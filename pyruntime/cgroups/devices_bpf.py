@@ -143,8 +143,8 @@ def attached(directory: int) -> list[int]:
     answer = buffer(len(attributes))
     _fill(answer, attributes)
     syscall(NR["bpf"], PROG_QUERY, answer, len(attributes))
-    (count,) = unpack_from("=I", bytes(answer), 24)  # type: ignore[call-overload]
-    return list(unpack_from(f"={count}I", bytes(ids)))  # type: ignore[call-overload]
+    (count,) = unpack_from("=I", bytes(answer), 24)
+    return list(unpack_from(f"={count}I", bytes(ids)))
 
 
 def attach(directory: int, instructions: bytes) -> None:
