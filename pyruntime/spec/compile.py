@@ -14,10 +14,8 @@ from typing import Any
 
 from pyruntime.spec.predicates import PATTERNS, non_empty
 
-_PACKAGE = Path(__file__).resolve().parent.parent
-
-SCHEMAS = next(place for place in (_PACKAGE / "schemas", _PACKAGE.parent / "schemas") if place.is_dir())
-"""Inside the package once installed, beside it in a source tree."""
+SCHEMAS = Path(__file__).resolve().parent.parent / "schemas"
+"""Inside the package; in a source tree that is a link to the directory at the top."""
 
 TABLE = Path(__file__).with_name("table.py")
 
