@@ -73,9 +73,9 @@ def page_server(text: str) -> tuple[str, int] | None:
 
 
 def run(settings: Settings, options: Options) -> int:
+    identifier = container_id(options.arguments[0])
     from pyruntime.container import checkpoint
 
-    identifier = container_id(options.arguments[0])
     made = checkpoint.CheckpointOptions()
     copy_criu_options(settings, options, made)
     made.parent_path = options.text_or_none("parent-path")

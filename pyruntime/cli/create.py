@@ -76,9 +76,9 @@ def run(settings: Settings, options: Options) -> int:
         from pyruntime.cli import plan
 
         return plan.show(settings, options)
+    identifier = container_id(options.arguments[0])
     from pyruntime.container import lifecycle
 
-    identifier = container_id(options.arguments[0])
     lifecycle.create(settings.context(), identifier, bundle_directory(options), create_options(options))
     return 0
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 
 def run(settings: Settings, options: Options) -> int:
+    identifier = "" if options.on("regex") else container_id(options.arguments[0])
     from pyruntime.container import lifecycle
 
     context = settings.context()
@@ -17,10 +18,10 @@ def run(settings: Settings, options: Options) -> int:
     if options.on("regex"):
         from pyruntime.cli import matching
 
-        for identifier in matching.containers(context, options.arguments[0]):
-            lifecycle.delete(context, identifier, force)
+        for matched in matching.containers(context, options.arguments[0]):
+            lifecycle.delete(context, matched, force)
         return 0
-    lifecycle.delete(context, container_id(options.arguments[0]), force)
+    lifecycle.delete(context, identifier, force)
     return 0
 
 

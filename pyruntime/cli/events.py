@@ -20,8 +20,6 @@ def write_event(event: dict[str, Any]) -> None:
 
 
 def run(settings: Settings, options: Options) -> int:
-    from pyruntime.container import events
-
     try:
         interval = seconds(options.text("interval"))
     except ValueError:
@@ -29,6 +27,8 @@ def run(settings: Settings, options: Options) -> int:
     identifier = container_id(options.arguments[0])
     if interval <= 0:
         raise RuntimeFailure("duration interval must be greater than 0")
+    from pyruntime.container import events
+
     events.stream(settings.context(), identifier, interval, options.on("stats"), write_event)
     return 0
 

@@ -32,9 +32,9 @@ def check_groups(groups: list[int]) -> list[int]:
 
 
 def run(settings: Settings, options: Options) -> int:
+    identifier = container_id(options.arguments[0])
     from pyruntime.container import execute
 
-    identifier = container_id(options.arguments[0])
     made = execute.ExecOptions()
     made.process = absolute_or_none(options, "process")
     made.args = options.arguments[1:]

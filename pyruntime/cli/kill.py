@@ -51,18 +51,19 @@ def _unknown(text: str) -> int:
 
 
 def run(settings: Settings, options: Options) -> int:
-    from pyruntime.container import lifecycle
-
     words = options.arguments
     signal = signal_number(words[1] if len(words) > 1 and words[1] else "TERM")
+    identifier = "" if options.on("regex") else container_id(words[0])
+    from pyruntime.container import lifecycle
+
     context = settings.context()
     if options.on("regex"):
         from pyruntime.cli import matching
 
-        for identifier in matching.containers(context, words[0]):
-            lifecycle.kill(context, identifier, signal, options.on("all"))
+        for matched in matching.containers(context, words[0]):
+            lifecycle.kill(context, matched, signal, options.on("all"))
         return 0
-    lifecycle.kill(context, container_id(words[0]), signal, options.on("all"))
+    lifecycle.kill(context, identifier, signal, options.on("all"))
     return 0
 
 

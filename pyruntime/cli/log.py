@@ -52,6 +52,7 @@ def configure(path: str, form: str, level: str | None) -> None:
         raise RuntimeFailure(f"invalid log-format: {form}")
     if level is not None and level not in LEVELS:
         raise RuntimeFailure(f"invalid log-level: {level}: use error, warning or debug")
+    _descriptor, _sink = -1, None
     _json = form == "json"
     _level = LEVELS[level or ("error" if _json else "warning")]
     _callers = level == "debug"

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 PROGRAM = "pyruntime"
 
 VERBS = (
-    "checkpoint", "completion", "create", "delete", "events", "exec", "features", "init", "kill", "list", "man", "pause",
-    "plan", "ps", "restore", "resume", "run", "spec", "start", "state", "update", "validate",
+    "checkpoint", "completion", "create", "delete", "events", "exec", "features", "init", "kill", "list", "man",
+    "pause", "plan", "ps", "restore", "resume", "run", "seal", "spec", "start", "state", "update", "validate",
 )  # fmt: skip
 
 # What the message of a failed verb starts with. `runc` is not a slip: it is what scripts written for runc look for.
@@ -174,8 +174,8 @@ def load_verb(name: str) -> Verb:
 def main(argv: list[str], refused: RuntimeFailure | None = None) -> int:
     """Carry out a whole command line (`argv[0]` is the program's name) and return the exit status. Never raises.
 
-    `refused` is why this process must not carry out a verb that has a container (kernel/seal.py): it becomes the
-    verb's error.
+    `refused` is why this process must not be seen by a container (kernel/seal.py): it becomes the error of a verb that
+    would show it.
     """
     program = argv[0].rpartition("/")[2] if argv else PROGRAM
     owner = posix.getpid()
@@ -205,8 +205,6 @@ def main(argv: list[str], refused: RuntimeFailure | None = None) -> int:
             verb.check_arguments(program, len(options.arguments))
             prefix = PREFIXES.get(verb.name, "")
             failed = EXEC_FAILED if verb.name == "exec" else FAILED
-            if refused is not None:
-                raise refused
             dry = options.given("dry-run") and options.on("dry-run")
             if refused is not None and verb.name in SEALED_VERBS and not dry:
                 raise refused

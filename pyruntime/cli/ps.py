@@ -47,10 +47,11 @@ def rows_of(text: str, pids: set[int]) -> list[str]:
 
 
 def run(settings: Settings, options: Options) -> int:
+    chosen = checked_format(options)
+    identifier = container_id(options.arguments[0])
     from pyruntime.container import lifecycle
 
-    chosen = checked_format(options)
-    pids = lifecycle.ps(settings.context(), container_id(options.arguments[0]))
+    pids = lifecycle.ps(settings.context(), identifier)
     if chosen == "json":
         output.write(jsontext.dumps(pids or None) + "\n")
         return 0

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def run(settings: Settings, options: Options) -> int:
+    identifier = container_id(options.arguments[0])
     from pyruntime.container import checkpoint
 
-    identifier = container_id(options.arguments[0])
     made = checkpoint.RestoreOptions()
     copy_criu_options(settings, options, made)
     made.console_socket = options.text_or_none("console-socket")

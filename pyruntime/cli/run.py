@@ -15,9 +15,9 @@ def run(settings: Settings, options: Options) -> int:
         from pyruntime.cli import plan
 
         return plan.show(settings, options)
+    identifier = container_id(options.arguments[0])
     from pyruntime.container import lifecycle
 
-    identifier = container_id(options.arguments[0])
     made = create_options(options)
     made.detach = options.on("detach")
     made.keep = options.on("keep")

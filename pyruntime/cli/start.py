@@ -10,9 +10,10 @@ if TYPE_CHECKING:
 
 
 def run(settings: Settings, options: Options) -> int:
+    identifier = container_id(options.arguments[0])
     from pyruntime.container import lifecycle
 
-    lifecycle.start(settings.context(), container_id(options.arguments[0]))
+    lifecycle.start(settings.context(), identifier)
     return 0
 
 

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 
 def run(settings: Settings, options: Options) -> int:
+    identifier = container_id(options.arguments[0])
     from pyruntime.container import lifecycle
 
-    state = lifecycle.state(settings.context(), container_id(options.arguments[0]))
+    state = lifecycle.state(settings.context(), identifier)
     output.write(jsontext.dumps(state, indent=2))
     return 0
 

@@ -127,14 +127,14 @@ def read_document(path: str) -> Resources:
 
 
 def run(settings: Settings, options: Options) -> int:
-    from pyruntime.container import update
-
     identifier = container_id(options.arguments[0])
     document = options.text("resources")
     resources = read_document(document) if document else resources_of(options)
     memory = resources.get("memory") or {}
     if "kernel" in memory or "kernelTCP" in memory or any(options.text(flag) for flag in IGNORED):
         log.warning("Kernel memory settings are ignored and will be removed")
+    from pyruntime.container import update
+
     update.update(settings.context(), identifier, resources)
     return 0
 
