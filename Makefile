@@ -66,8 +66,11 @@ install:
 uninstall:
 	$(SUDO) env PIP_BREAK_SYSTEM_PACKAGES=1 $(PYTHON) -m pip uninstall --quiet --yes --root-user-action=ignore pyruntime
 
-seal unseal: compiled
-	$(SUDO) bin/pyruntime $@
+seal: compiled
+	$(SUDO) bin/pyruntime seal
+
+unseal: compiled
+	$(SUDO) bin/pyruntime seal --remove
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

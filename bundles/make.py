@@ -84,7 +84,7 @@ def engine() -> dict[str, Any]:
     process, linux = config["process"], config["linux"]
     process["noNewPrivileges"] = False
     process["user"]["umask"] = 0o22
-    process["capabilities"] = {name: CAPABILITIES for name in ("bounding", "effective", "permitted")}
+    process["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), CAPABILITIES)
     process["rlimits"] = [
         {"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024},
         {"type": "RLIMIT_NPROC", "hard": 4096, "soft": 4096},

@@ -181,6 +181,7 @@ def overlay_mount(directory: str) -> int:
             second = __file__.rpartition("/")[0]
             lower = ":".join(part.replace("\\", "\\\\").replace(":", "\\:") for part in (directory, second))
             call(number["fsconfig"], context, FSCONFIG_SET_STRING, b"lowerdir", libc.path(lower), 0)
+        call(number["fsconfig"], context, FSCONFIG_SET_STRING, b"source", b"pyruntime", 0)
         call(number["fsconfig"], context, FSCONFIG_SET_FLAG, b"ro", 0, 0)
         call(number["fsconfig"], context, FSCONFIG_CMD_CREATE, 0, 0, 0)
         return call(number["fsmount"], context, 1, MOUNT_ATTR_RDONLY_NOSUID_NODEV)

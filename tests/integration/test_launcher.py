@@ -1,0 +1,160 @@
+"""bin/pyruntime: it finds its package wherever pip puts the two, and starts the interpreter isolated."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+from support.runtime import LAUNCHER, REPOSITORY
+
+VERSION = "python3.11" if Path("/usr/bin/python3.11").exists() else Path(os.path.realpath("/usr/bin/python3")).name
+
+# Stands where the package should: says who was started, and how.
+PROBE = """
+import sys, posix
+print(__file__)
+print(" ".join(sys.argv[1:]))
+print(sys.flags.isolated, sys.flags.no_site, sys.flags.ignore_environment, sys.dont_write_bytecode, sys.flags.utf8_mode)
+print([path for path in sys.path if not path.startswith((sys.base_prefix, "/usr/lib"))])
+"""
+
+LAYOUTS = {
+    "checkout": ("bin", "pyruntime"),
+    "virtual environment": ("venv/bin", f"venv/lib/{VERSION}/site-packages/pyruntime"),
+    "Debian's pip": ("usr/local/bin", f"usr/local/lib/{VERSION}/dist-packages/pyruntime"),
+    "pip --user": ("home/.local/bin", f"home/.local/lib/{VERSION}/site-packages/pyruntime"),
+    "pip --target": ("target/bin", "target/pyruntime"),
+    "a path with spaces": ("my programs/bin", f"my programs/lib/{VERSION}/site-packages/pyruntime"),
+}
+
+HOSTILE = {
+    "PYTHONPATH": "/evil",
+    "PYTHONHOME": "/evil",
+    "PYTHONSTARTUP": "/evil/x.py",
+    "PYTHONINSPECT": "1",
+    "PYTHONDONTWRITEBYTECODE": "",
+    "PYTHONUTF8": "0",
+    "PYTHONPLATLIBDIR": "evil",
+    "IFS": "/",
+    "ENV": "/evil/env",
+    "CDPATH": "/",
+    "LC_ALL": "nonsense",
+}
+
+
+def install(root: Path, layout: str) -> tuple[Path, Path]:
+    """Lay a launcher and a probe out; returns the launcher and the program it must start."""
+    bin_directory, package = (root / part for part in LAYOUTS[layout])
+    bin_directory.mkdir(parents=True)
+    package.mkdir(parents=True)
+    shutil.copy(LAUNCHER, bin_directory / "pyruntime")
+    (package / "__main__.py").write_text(PROBE)
+    return bin_directory / "pyruntime", package / "__main__.py"
+
+
+def lines(program: Path | str, *words: str, cwd: Path | str = "/", env: dict[str, str] | None = None) -> list[str]:
+    result = subprocess.run(
+        [program, *words], cwd=cwd, env={} if env is None else env, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result
+    return result.stdout.splitlines()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("env", [{}, HOSTILE], ids=["empty", "hostile"])
+def test_finds_its_package_and_isolates(tmp_path: Path, layout: str, env: dict[str, str]) -> None:
+    launcher, main = install(tmp_path, layout)
+    found, words, flags, path = lines(launcher, "state", "a b", "-x", env=env)
+    assert os.path.samefile(found, main)
+    assert words == f"{launcher} state a b -x"
+    assert flags == "1 1 1 True 1"
+    assert path == "[]"
+
+
+def test_works_through_links_and_under_other_names(tmp_path: Path) -> None:
+    launcher, main = install(tmp_path, "virtual environment")
+    first, second = tmp_path / "runc", tmp_path / "links" / "crun"
+    second.parent.mkdir()
+    first.symlink_to(launcher)
+    second.symlink_to("../runc")
+    found, words, *_ = lines(second, "list")
+    assert os.path.samefile(found, main)
+    assert words == f"{second} list"
+
+
+def test_works_through_a_linked_directory(tmp_path: Path) -> None:
+    launcher, main = install(tmp_path / "real", "virtual environment")
+    (tmp_path / "bin").symlink_to(launcher.parent)
+    assert os.path.samefile(lines(tmp_path / "bin" / "pyruntime")[0], main)
+
+
+def test_works_by_a_relative_path(tmp_path: Path) -> None:
+    launcher, main = install(tmp_path, "virtual environment")
+    found = lines("venv/bin/pyruntime", cwd=tmp_path)[0]
+    assert found.startswith("/"), "the program changes directory: a relative path would be lost"
+    assert os.path.samefile(found, main)
+    assert launcher.exists()
+
+
+def test_nothing_in_the_current_directory_is_started(tmp_path: Path) -> None:
+    launcher, _ = install(tmp_path / "installed", "virtual environment")
+    hostile = tmp_path / "bundle"
+    (hostile / "pyruntime").mkdir(parents=True)
+    for name in ("json.py", "os.py", "sys.py", "posix.py", "sitecustomize.py", "pyruntime/__main__.py", "pyruntime.py"):
+        (hostile / name).write_text("import posix; posix.write(1, b'EVIL')")
+    assert "EVIL" not in "".join(lines(launcher, cwd=hostile))
+    result = subprocess.run(
+        [LAUNCHER, "--version"], cwd=hostile, env=HOSTILE, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result
+    assert "EVIL" not in result.stdout + result.stderr
+
+
+def test_of_several_versions_the_last_installed_is_started(tmp_path: Path) -> None:
+    launcher, main = install(tmp_path, "virtual environment")
+    old = tmp_path / "venv" / "lib" / "python3.99" / "site-packages" / "pyruntime"
+    old.mkdir(parents=True)
+    (old / "__main__.py").write_text("raise SystemExit('the old one')")
+    os.utime(old, (1, 1))
+    assert os.path.samefile(lines(launcher)[0], main)
+
+
+def test_says_what_is_missing(tmp_path: Path) -> None:
+    launcher, main = install(tmp_path, "virtual environment")
+    shutil.rmtree(main.parent)
+    result = subprocess.run([launcher], env={}, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.endswith("install it again\n")
+    newer = tmp_path / "venv" / "lib" / "python3.99" / "site-packages" / "pyruntime"
+    newer.mkdir(parents=True)
+    (newer / "__main__.py").touch()
+    result = subprocess.run([launcher], env={}, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "no python3.99" in result.stderr
+
+
+def test_pip_installs_a_working_command(tmp_path: Path) -> None:
+    """`pip install .` in a fresh virtual environment; the modules are compiled, because a start never does it."""
+    checkout = tmp_path / "checkout"
+    shutil.copytree(
+        REPOSITORY, checkout, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", "tests")
+    )
+    venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
+    subprocess.run(
+        [tmp_path / "venv/bin/pip", "install", "--quiet", "--no-deps", checkout], check=True, capture_output=True
+    )
+    launcher = tmp_path / "venv" / "bin" / "pyruntime"
+    assert lines(launcher, "--version")[0].startswith("pyruntime version ")
+    package = next(tmp_path.glob("venv/lib/python3*/site-packages/pyruntime"))
+    assert package.parent.parent.name == f"python3.{sys.version_info.minor}"
+    sources = {path.relative_to(package).with_suffix("") for path in package.rglob("*.py")}
+    compiled = {path.parent.parent.relative_to(package) / path.name.split(".")[0] for path in package.rglob("*.pyc")}
+    assert sources == compiled
+    assert sources == {
+        path.relative_to(REPOSITORY / "pyruntime").with_suffix("") for path in REPOSITORY.glob("pyruntime/**/*.py")
+    }
