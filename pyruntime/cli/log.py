@@ -124,6 +124,11 @@ def debug(message: str) -> None:
         _log("debug", message, 2)
 
 
+def descriptor() -> int:
+    """The descriptor of the --log file, -1 without one."""
+    return _descriptor
+
+
 def debugging() -> bool:
     return _level >= LEVELS["debug"]
 

@@ -86,6 +86,7 @@ class Settings:
         report.warn = log.warning
         report.debug = log.debug
         report.debugging = log.debugging()
+        report.descriptor = log.descriptor()
 
         if not self.root_given and self.root != SYSTEM_ROOT:
             self._keep_user_root()
@@ -150,7 +151,7 @@ def absolute(path: str, clean: bool = False) -> str:
     (as runc treats --root); without it the kernel resolves `..`, after symbolic links."""
     if path[:1] != "/":
         try:
-            path = f"{posix.getcwd()}/{path}"
+            path = posix.getcwd() if path == "." else f"{posix.getcwd()}/{path}"
         except OSError as error:
             raise RuntimeFailure(f"{path}: the current directory cannot be named: {log.reason(error)}") from None
     if not clean:

@@ -6,7 +6,7 @@ from pyruntime.cli import output
 from pyruntime.cli.create import BUNDLE_FLAG, CONFIG_FLAG, FORMAT_FLAG, bundle_directory
 from pyruntime.cli.flags import Options, Verb
 from pyruntime.errors import RuntimeFailure
-from pyruntime.spec import jsontext, load
+from pyruntime.spec import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 def show(settings: Settings, options: Options) -> int:
     """Print the plan for the bundle that the flags name."""
     from pyruntime.cli.log import printable
-    from pyruntime.plan import build
+    from pyruntime.container import lifecycle
 
     chosen = options.text("format") or "text"
     if chosen not in ("text", "json"):
         raise RuntimeFailure(f"invalid format option: {chosen}: use text or json")
     bundle = bundle_directory(options)
-    steps = build.plan_lines(load.load_bundle(bundle), bundle)
+    identifier = options.arguments[0] if options.arguments else "ID"
+    steps = lifecycle.preview(settings.context(), identifier, bundle, lifecycle.CreateOptions())
     if chosen == "json":
         listed = [{"side": step.side, "step": type(step).__name__, "description": step.describe()} for step in steps]
         output.write(jsontext.dumps(listed, indent=2) + "\n")

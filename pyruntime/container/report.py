@@ -22,5 +22,8 @@ warn: Callable[[str], None] = _nobody_listens
 debug: Callable[[str], None] = _nobody_listens
 """Called with one line that explains what is being done; only `--debug` shows it."""
 
+descriptor = -1
+"""The descriptor that the log lines go to, to be kept open when all unknown ones are closed; -1 for standard error."""
+
 debugging = False
 """Whether anyone reads the debug lines; ask before building an expensive one."""

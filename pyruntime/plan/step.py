@@ -8,6 +8,10 @@ formatting while they run, which is why everything is computed in `__init__`.
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+
 HOST = "host"
 """The step is applied by the runtime process, before the init exists or while it waits."""
 
@@ -16,26 +20,24 @@ INIT = "init"
 
 
 class Place:
-    """Where steps are applied: the descriptors and facts that come into being while the container is set up.
+    """Where steps are applied: the descriptors that come into being while the container is set up.
 
-    One object per process that applies steps; -1 means "not there (yet)".
+    One object for the runtime and (copied by the clone) the init; -1 means "not there (yet)".
     """
 
-    __slots__ = ("bundle", "cgroup", "console", "dev", "proc", "rootfs", "sources", "sync")
+    __slots__ = ("channel", "console", "gate", "proc", "rootfs", "sources")
 
     def __init__(self) -> None:
-        self.rootfs = -1  # O_PATH descriptor of the container's root directory
+        self.rootfs = -1  # the container's root directory: a detached mount, later attached
         self.proc = -1  # a private procfs that the container never sees (fsmount), for every access to /proc
-        self.dev = -1  # O_PATH descriptor of /dev of the container, once it is mounted
-        self.bundle = -1  # O_PATH descriptor of the bundle directory
         self.console = -1  # master side of the container's terminal
-        self.sync = -1  # socket between init and the runtime
-        self.cgroup = -1
+        self.gate = -1  # what the init waits on for `start`: a FIFO, or -1 to wait on the channel
+        self.channel: socket | None = None  # to the runtime process (in the init), to the init (in the runtime)
         self.sources: dict[int, int] = {}  # index of a mount in the spec -> detached mount (open_tree) of its source
 
 
 class Step:
-    """One act. Subclasses set `side` and implement `describe` and `apply`."""
+    """One act. Subclasses implement `describe` and `apply`; `side` says who applies it."""
 
     __slots__ = ()
 
@@ -44,6 +46,10 @@ class Step:
     def describe(self) -> str:
         """One line that a person understands, as `pyruntime plan` prints it and as an error quotes it."""
         raise AssertionError(f"{type(self).__name__} does not describe itself")
+
+    def explain(self, _errno: int) -> str:
+        """What to say about a failure with this errno beyond the kernel's words, "" for nothing."""
+        return ""
 
     def apply(self, place: Place) -> None:
         """Do it. Raises OSError as the kernel gives it; the caller names the step."""

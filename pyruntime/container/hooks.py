@@ -1,0 +1,172 @@
+"""Hooks: programs of the configuration that run at six points of a container's life. Runtime spec, "POSIX-platform Hooks".
+
+A hook gets the state document on stdin, exactly its own environment (an image's LD_PRELOAD must not reach a program of
+the host, CVE-2025-23266), the bundle as working directory and no descriptor of ours. stdin, output and the timeout are
+served in one loop, so that no hook can block us by not reading or by writing without end.
+"""
+
+from __future__ import annotations
+
+import posix
+import select
+from time import monotonic
+
+from pyruntime.errors import RuntimeFailure
+from pyruntime.kernel.execve import Vector, execve
+from pyruntime.kernel.processes import clone, close_from, pidfd_open
+from pyruntime.plan.process import ResetSignals
+from pyruntime.plan.step import Place
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+KEPT_OUTPUT = 64 << 10
+_signals = ResetSignals()
+_nowhere = Place()
+
+
+class Hook:
+    """One entry of a hook list, ready to run."""
+
+    __slots__ = ("arguments", "environment", "kind", "number", "path", "timeout")
+
+    def __init__(self, kind: str, number: int, entry: dict[str, Any], default_env: list[str] | None = None) -> None:
+        self.kind = kind
+        self.number = number
+        self.path = entry["path"].encode("utf-8", "surrogateescape")
+        words = entry.get("args") or [entry["path"]]
+        self.arguments = Vector([word.encode("utf-8", "surrogateescape") for word in words])
+        variables = entry.get("env")
+        if variables is None:
+            variables = default_env or []
+        self.environment = Vector([word.encode("utf-8", "surrogateescape") for word in variables])
+        self.timeout: int | None = entry.get("timeout")
+
+
+def run_hooks(
+    kind: str, entries: list[dict[str, Any]], state: bytes, directory: str, enter: Callable[[], None] | None = None
+) -> None:
+    """Run a hook list in order; the first failure raises RuntimeFailure and ends the list.
+
+    `enter`, called in the hook's process, moves it into the container's namespaces.
+    """
+    for number, entry in enumerate(entries):
+        failure = run_hook(Hook(kind, number, entry), state, directory.encode("utf-8", "surrogateescape"), enter)
+        if failure:
+            raise RuntimeFailure(f"error running {kind} hook #{number}: {failure}")
+
+
+def run_hook(
+    hook: Hook,
+    state: bytes,
+    directory: bytes,
+    enter: Callable[[], None] | None = None,
+    become: Callable[[], None] | None = None,
+) -> str:
+    """Run one hook to its end. Returns "" or what went wrong.
+
+    In the hook's process `enter` is called first, to change namespaces, and `become` last, to give up privileges.
+    """
+    in_read, in_write = posix.pipe2(posix.O_CLOEXEC)
+    out_read, out_write = posix.pipe2(posix.O_CLOEXEC)
+    pid = clone(0)
+    if pid == 0:
+        try:
+            _become(hook, in_read, out_write, directory, enter, become)
+        except OSError as error:
+            posix.write(2, b"cannot run " + hook.path + b": " + (error.strerror or "").encode() + b"\n")
+        finally:
+            posix._exit(127)
+    posix.close(in_read)
+    posix.close(out_write)
+    pidfd = pidfd_open(pid)
+    try:
+        output, timed_out = _serve(pid, pidfd, in_write, out_read, state, hook.timeout)
+    finally:
+        for descriptor in (in_write, out_read, pidfd):
+            try:
+                posix.close(descriptor)
+            except OSError:
+                pass  # _serve closes stdin when it is written
+    _, status = posix.waitpid(pid, 0)
+    name = hook.path.decode("utf-8", "replace")
+    said = output.decode("utf-8", "replace").strip()
+    said = f", output: {said[-500:]!r}" if said else ""
+    if timed_out:
+        return f"{name}: hook ran past specified timeout of {hook.timeout}s{said}"
+    if posix.WIFSIGNALED(status):
+        return f"{name}: signal: {posix.WTERMSIG(status)}{said}"
+    code = posix.WEXITSTATUS(status)
+    return f"{name}: exit status {code}{said}" if code else ""
+
+
+def _become(
+    hook: Hook,
+    stdin: int,
+    output: int,
+    directory: bytes,
+    enter: Callable[[], None] | None,
+    become: Callable[[], None] | None,
+) -> None:
+    posix.setpgid(0, 0)  # so that a timeout ends what the hook started as well
+    posix.dup2(stdin, 0)
+    posix.dup2(output, 1)
+    posix.dup2(output, 2)
+    if enter is not None:
+        enter()
+    posix.chdir(directory)
+    close_from(3)
+    posix.umask(0o022)
+    _signals.apply(_nowhere)
+    if become is not None:
+        become()
+    execve(hook.path, hook.arguments, hook.environment)
+
+
+def _serve(pid: int, pidfd: int, stdin: int, output: int, state: bytes, timeout: int | None) -> tuple[bytes, bool]:
+    """Feed the state, keep the end of the output, wait for the exit. Returns (output, timed out)."""
+    deadline = monotonic() + timeout if timeout is not None else None
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.register(output, select.POLLIN)
+    if state:
+        poll.register(stdin, select.POLLOUT)
+        posix.set_blocking(stdin, False)
+    else:
+        posix.close(stdin)
+    kept = b""
+    while True:
+        left = None if deadline is None else max(0.0, deadline - monotonic())
+        events = dict(poll.poll(None if left is None else left * 1000 + 1))
+        if deadline is not None and monotonic() >= deadline and pidfd not in events:
+            try:
+                posix.killpg(pid, 9)
+            except ProcessLookupError:
+                posix.kill(pid, 9)
+            return kept, True
+        if stdin in events:
+            try:
+                state = state[posix.write(stdin, state) :]
+            except BlockingIOError:
+                pass
+            except OSError:
+                state = b""  # the hook does not want to know
+            if not state:
+                poll.unregister(stdin)
+                posix.close(stdin)
+                stdin = -1
+        if output in events:
+            chunk = posix.read(output, 65536)
+            kept = (kept + chunk)[-KEPT_OUTPUT:]
+            if not chunk:
+                poll.unregister(output)
+        if pidfd in events:
+            # What is in the pipe belongs to the message; a daemon that keeps it open must not hold us up.
+            posix.set_blocking(output, False)
+            try:
+                kept = (kept + posix.read(output, 65536))[-KEPT_OUTPUT:]
+            except BlockingIOError:
+                pass
+            return kept, False

@@ -1,0 +1,491 @@
+"""Bringing a container up: the runtime's side of it.
+
+    claim the id · open what belongs to the host · clone the init · record its pid · make the cgroup while the init
+    mounts · let it go on · hooks · hear that it is ready · record that it is created
+
+The init is cloned early and works beside us; it waits for us only where it must (its mappings, its cgroup, hooks).
+Whatever fails on either side ends in `Launch.undo()`, and a runtime that is killed at any instruction leaves a state
+directory with the pid and the cgroup paths in it, which `delete --force` cleans up.
+"""
+
+from __future__ import annotations
+
+import posix
+import time
+
+import _socket
+
+from _struct import unpack
+
+from pyruntime.container import hooks, init, report, store
+from pyruntime.container.usermap import write_mappings
+from pyruntime.errors import RuntimeFailure
+from pyruntime.kernel import processes as p
+from pyruntime.plan import command
+from pyruntime.plan import lifecycle as life
+from pyruntime.plan.build import Plan, needs_helper
+from pyruntime.plan.limits import raise_hard_limits, write_oom_score
+from pyruntime.plan.namespaces import FILES, KINDS, join_all
+from pyruntime.plan.step import Place, Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyruntime.cgroups.manager import Manager
+    from pyruntime.plan.seccomp_listener import Listener
+    from pyruntime.spec.types import Spec
+
+SOL_SOCKET, SCM_RIGHTS = 1, 1
+MESSAGE_LIMIT = 4096
+SIGKILL = 9
+
+
+class InitFailed(RuntimeFailure):
+    """The init reported a failed step, or died."""
+
+
+class Launch:
+    """One container on its way up."""
+
+    __slots__ = ("cgroup", "channel", "console", "listener", "pid", "pidfd", "place", "plan", "record", "root", "spec")
+
+    def __init__(self, root: str, spec: Spec, plan: Plan, cgroup: Manager) -> None:
+        self.root = root
+        self.spec = spec
+        self.plan = plan
+        self.cgroup = cgroup
+        self.place = Place()
+        self.record: store.Record | None = None
+        self.channel: _socket.socket | None = None
+        self.pid = 0
+        self.pidfd = -1
+        self.console = -1  # master side of the terminal, once the init has sent it
+        self.listener: Listener | None = None  # connection to the seccomp agent, for the init
+
+    def create(self, container_id: str, bundle: str, gated: bool) -> None:
+        """Bring the container to "created". `gated`: the init waits on a FIFO that a later `start` writes to.
+
+        Raises RuntimeFailure; then nothing is left behind.
+        """
+        store.claim(self.root, container_id)
+        self.record = store.Record(self.root, container_id, self._data(container_id, bundle))
+        try:
+            directory = self.record.directory
+            if gated:
+                posix.mkfifo(f"{directory}/{store.START}", 0o600)
+                self.place.gate = posix.open(f"{directory}/{store.START}", posix.O_RDWR | posix.O_CLOEXEC)
+            for step in self.plan.host:
+                self._host(step)
+            self._clone()
+            self._release_sources()
+            self.record.data["pid"] = self.pid
+            self.record.data["started"] = p.start_time(self.pid)
+            self.record.data["cgroup"] = self.cgroup.save()
+            self.record.save()
+            self._prepare()
+            self._until_ready()
+            self.cgroup_ready()
+        except BaseException:
+            self.undo()
+            raise
+
+    def cgroup_ready(self) -> None:
+        """Everything is in place: put it on record. From here on the container outlives us."""
+        assert self.record is not None and self.channel is not None
+        data = self.record.data
+        data["stage"] = store.CREATED
+        data["cgroup"] = self.cgroup.save()
+        self.record.save()
+
+    def release(self) -> None:
+        """Let the init go: to the FIFO if it is gated, to its program otherwise."""
+        assert self.channel is not None
+        try:
+            self.channel.send(life.GO_START)
+        except OSError:
+            raise InitFailed("container init died while it was waiting to be started") from None
+
+    def await_program(self) -> None:
+        """Wait until the program runs: the channel closes on execve. Raises InitFailed when it could not be executed."""
+        assert self.channel is not None
+        message = self._receive()
+        if message:
+            raise self._failure(message)
+
+    def undo(self) -> None:
+        """Remove every trace. Must not fail: what cannot be removed is reported and left to `delete --force`."""
+        if self.pid:
+            try:
+                p.pidfd_signal(self.pidfd, SIGKILL)
+            except OSError:
+                pass
+            try:
+                posix.waitpid(self.pid, 0)
+            except OSError:
+                pass
+        if self.place.gate >= 0:
+            posix.close(self.place.gate)
+            self.place.gate = -1
+        try:
+            if self.pid:
+                try:
+                    if self.cgroup.exists():
+                        self.cgroup.kill(SIGKILL)  # hooks, or a program that forked before it failed
+                except (OSError, RuntimeFailure):
+                    pass
+                self.cgroup.destroy()
+        except (OSError, RuntimeFailure) as error:
+            report.warn(f"cannot clean up after the failed create: {error}")
+        self._run_poststop()
+        if self.record is not None:
+            try:
+                self.record.remove()
+            except OSError as error:
+                report.warn(f"cannot remove {self.record.directory}: {error.strerror}")
+
+    def _run_poststop(self) -> None:
+        """The spec wants the poststop hooks after a failed hook as well: "proceed to the destroy steps"."""
+        entries: Any = (self.spec.get("hooks") or {}).get("poststop")
+        if entries and self.record is not None and self.pid:
+            document = state_document(self.record, store.STOPPED, 0)
+            for number, entry in enumerate(entries):
+                failure = hooks.run_hook(
+                    hooks.Hook("poststop", number, entry), document, self.record.data["bundle"].encode(), None
+                )
+                if failure:
+                    report.warn(f"error running poststop hook #{number}: {failure}")
+
+    # From here on: one method per stage, in order.
+
+    def _data(self, container_id: str, bundle: str) -> dict[str, Any]:
+        now = time.time_ns()
+        seconds, nanoseconds = divmod(now, 1_000_000_000)
+        t = time.gmtime(seconds)
+        root_path = self.spec["root"]["path"]
+        hook_lists: Any = self.spec.get("hooks") or {}
+        linux: Any = self.spec.get("linux") or {}
+        return {
+            "id": container_id,
+            "ociVersion": self.spec["ociVersion"],
+            "pid": 0,
+            "started": 0,
+            "stage": store.CREATING,
+            "bundle": bundle,
+            "rootfs": root_path if root_path.startswith("/") else _lexical(f"{bundle}/{root_path}"),
+            "created": f"{t.tm_year:04d}-{t.tm_mon:02d}-{t.tm_mday:02d}T{t.tm_hour:02d}:{t.tm_min:02d}:{t.tm_sec:02d}"
+            f".{nanoseconds:09d}Z",
+            "annotations": self.spec.get("annotations") or {},
+            "namespaces": [entry["type"] for entry in linux.get("namespaces") or []],
+            "privatePid": bool(self.plan.namespaces.new & p.CLONE_NEWPID),
+            "hooks": {kind: hook_lists[kind] for kind in ("poststart", "poststop") if hook_lists.get(kind)},
+            "hasProcess": self.spec.get("process") is not None,
+            "cgroup": self.cgroup.save(),
+        }
+
+    def _host(self, step: Step) -> None:
+        try:
+            step.apply(self.place)
+        except OSError as error:
+            raise RuntimeFailure(f"{step.describe()}: {words(error.errno or 0, error)}") from None
+
+    def _clone(self) -> None:
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+        # The container's processes may not look into ours (ptrace, /proc/PID/fd): set before the clone, so that the
+        # init never is dumpable. A rootless caller must be able to write the init's uid_map, which belongs to root as
+        # long as the process is not dumpable; there the init sets it once the mappings are written.
+        if posix.geteuid() == 0:
+            p.prctl(p.PR_SET_DUMPABLE, 0)
+        spaces = self.plan.namespaces
+        init.freeze_memory()
+        flags = spaces.new & ~(p.CLONE_NEWCGROUP | p.CLONE_NEWTIME)
+        pid = self._clone_through_helper(flags, theirs, ours) if needs_helper(spaces) else p.clone(flags)
+        if pid == 0:
+            self._be_init(theirs, ours)
+        theirs.close()
+        self.pid = pid
+        self.channel = ours
+        self.place.channel = ours
+        self.pidfd = p.pidfd_open(pid)
+
+    def _be_init(self, theirs: _socket.socket, ours: _socket.socket) -> None:
+        ours.close()
+        self.place.channel = theirs
+        posix.umask(0)
+        name = self.plan.command.name if self.plan.command else b""
+        init.run(self.plan.init, self.place, name)
+
+    def _clone_through_helper(self, flags: int, theirs: _socket.socket, ours: _socket.socket) -> int:
+        """Clone the init from a process that first enters what a clone cannot: it becomes our child all the same.
+
+        Needed to join a user or pid namespace, and for a time namespace, whose offsets must be written by somebody
+        who is not in it yet (time_namespaces(7)).
+        """
+        spaces = self.plan.namespaces
+        said, say = posix.pipe2(posix.O_CLOEXEC)
+        go, let = posix.pipe2(posix.O_CLOEXEC)
+        new_user = flags & p.CLONE_NEWUSER
+        helper = p.clone(new_user)
+        if helper == 0:
+            try:
+                self._help(flags & ~p.CLONE_NEWUSER, bool(new_user), go, say, theirs, ours)
+            except OSError as error:
+                posix.write(say, b"E%d" % (error.errno or 0))
+            finally:
+                posix._exit(1)
+        posix.close(say)
+        posix.close(go)
+        if new_user:
+            self._map(helper)
+            posix.write(let, b"m")
+        posix.close(let)
+        answer = posix.read(said, 64)
+        posix.close(said)
+        posix.waitpid(helper, 0)
+        if not answer or answer[:1] == b"E":
+            code = int(answer[1:] or b"0")
+            raise RuntimeFailure(f"{spaces.describe()}: {posix.strerror(code).lower() if code else 'the helper died'}")
+        return int(answer)
+
+    def _help(
+        self, flags: int, new_user: bool, go: int, say: int, theirs: _socket.socket, ours: _socket.socket
+    ) -> None:
+        spaces = self.plan.namespaces
+        if new_user:
+            posix.read(go, 1)
+        if self.plan.open_namespaces is not None:
+            join_all(self.plan.open_namespaces.descriptors, spaces.order())
+            if "pid" in spaces.paths:
+                p.setns(self.plan.open_namespaces.descriptors["pid"], p.CLONE_NEWPID)
+        if spaces.new & p.CLONE_NEWTIME:
+            p.unshare(p.CLONE_NEWTIME)
+            if spaces.time_offsets:
+                offsets = posix.open("/proc/self/timens_offsets", posix.O_WRONLY | posix.O_CLOEXEC)
+                posix.write(offsets, spaces.time_offsets)
+                posix.close(offsets)
+        pid = p.clone(flags | p.CLONE_PARENT)
+        if pid == 0:
+            self._be_init(theirs, ours)
+        posix.write(say, b"%d" % pid)
+        posix._exit(0)
+
+    def _release_sources(self) -> None:
+        """What was opened for the init is the init's now."""
+        if self.listener is not None:
+            self.listener.close()
+        for descriptor in (self.place.rootfs, *self.place.sources.values()):
+            if descriptor >= 0:
+                posix.close(descriptor)
+        self.place.sources = {}
+        self.place.rootfs = -1
+        if self.plan.open_namespaces is not None:
+            for descriptor in self.plan.open_namespaces.descriptors.values():
+                posix.close(descriptor)
+
+    def _map(self, pid: int) -> None:
+        linux: Any = self.spec.get("linux") or {}
+        write_mappings(pid, linux.get("uidMappings") or [], linux.get("gidMappings") or [], posix.geteuid() == 0)
+
+    def _prepare(self) -> None:
+        """What only we can do for the init, while it is busy with its mounts."""
+        assert self.channel is not None
+        if self.plan.namespaces.new & p.CLONE_NEWUSER and not needs_helper(self.plan.namespaces):
+            self._map(self.pid)
+            self._send(life.GO_MAPPED)
+        process = self.plan.process
+        if process is not None and process.oom_score is not None:
+            descriptor = posix.open(f"/proc/{self.pid}", posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
+            try:
+                write_oom_score(descriptor, process.oom_score)
+            finally:
+                posix.close(descriptor)
+        self.cgroup.create()
+        self.cgroup.add(self.pid)
+        self.cgroup.apply()
+        for warning in self.cgroup.warnings:
+            report.warn(warning)
+        if process is not None and process.limits:
+            raise_hard_limits(self.pid, process.limits)
+        self._move_network_devices()
+        self._save_config()
+        self._send(life.GO_CGROUP + self._agent_state())
+
+    def _agent_state(self) -> bytes:
+        """What the init tells the seccomp agent when it hands over the descriptor of its filter."""
+        if self.listener is None:
+            return b""
+        from pyruntime.plan.seccomp_listener import process_state
+
+        assert self.record is not None
+        linux: Any = self.spec.get("linux") or {}
+        document = state_document(self.record, store.CREATING, self.pid).decode("utf-8", "surrogatepass")
+        metadata = linux["seccomp"].get("listenerMetadata") or ""
+        return process_state(self.spec["ociVersion"], self.pid, metadata, document)
+
+    def _move_network_devices(self) -> None:
+        if self.plan.net_devices is not None:
+            namespace = posix.open(f"/proc/{self.pid}/ns/net", posix.O_RDONLY | posix.O_CLOEXEC)
+            try:
+                self.plan.net_devices.move(namespace)
+            finally:
+                posix.close(namespace)
+
+    def _save_config(self) -> None:
+        """Keep the configuration as it is now: exec and start must not see what becomes of the bundle's file."""
+        from pyruntime.spec import jsontext
+
+        assert self.record is not None
+        text = jsontext.dumps(self.spec).encode("utf-8", "surrogatepass")
+        descriptor = posix.open(
+            f"{self.record.directory}/{store.CONFIG}", posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o600
+        )
+        try:
+            while text:
+                text = text[posix.write(descriptor, text) :]
+        finally:
+            posix.close(descriptor)
+
+    def _until_ready(self) -> None:
+        """Serve the init until it says that everything but the program is there."""
+        while True:
+            message = self._receive()
+            if message[:1] == life.MOUNTED:
+                self._run_hooks()
+                self._send(life.GO_HOOKS)
+            elif message[:1] == life.READY:
+                return
+            else:
+                raise self._failure(message)
+
+    def _run_hooks(self) -> None:
+        assert self.record is not None
+        lists: Any = self.spec.get("hooks") or {}
+        bundle = self.record.data["bundle"]
+        document = state_document(self.record, store.CREATED, self.pid)
+        for kind in ("prestart", "createRuntime"):
+            if lists.get(kind):
+                hooks.run_hooks(kind, lists[kind], document, bundle)
+        if lists.get("createContainer"):
+            inner = state_document(self.record, store.CREATED, self._inner_pid())
+            hooks.run_hooks("createContainer", lists["createContainer"], inner, bundle, self._enter_namespaces)
+
+    def _inner_pid(self) -> int:
+        """The init's pid as the container sees it: the last of NSpid in /proc/PID/status."""
+        descriptor = posix.open(f"/proc/{self.pid}/status", posix.O_RDONLY | posix.O_CLOEXEC)
+        try:
+            for line in posix.read(descriptor, 8192).split(b"\n"):
+                if line.startswith(b"NSpid:"):
+                    return int(line.split()[-1])
+        finally:
+            posix.close(descriptor)
+        return self.pid
+
+    def _enter_namespaces(self) -> None:
+        """Put a hook's process into the container's namespaces, with the host's root still in front of it.
+
+        setns(2) with a mount namespace sets the root to the topmost mount of that namespace, which is the container's
+        root file system by now; the init's own root still is the host's, so that is where we go back to.
+        """
+        spaces = self.plan.namespaces
+        root = posix.open(f"/proc/{self.pid}/root", posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
+        kinds = spaces.new
+        for kind in spaces.paths:
+            kinds |= KINDS[kind]
+        if kinds & p.CLONE_NEWUSER:
+            p.setns(self.pidfd, p.CLONE_NEWUSER)
+        for kind in FILES:
+            if kind != "user" and kinds & KINDS[kind]:
+                p.setns(self.pidfd, KINDS[kind])
+        posix.fchdir(root)
+        posix.chroot(b".")
+        if kinds & p.CLONE_NEWPID:
+            child = p.clone(0)
+            if child:
+                _, status = posix.waitpid(child, 0)
+                posix._exit(posix.waitstatus_to_exitcode(status) & 0xFF)
+
+    # The channel.
+
+    def _send(self, message: bytes) -> None:
+        assert self.channel is not None
+        try:
+            self.channel.send(message)
+        except OSError:
+            # The init is gone; what it had to say is still to be read.
+            raise self._failure(self._receive()) from None
+
+    def _receive(self) -> bytes:
+        """The next message of the init, b"" when it is gone. Descriptors that come along are kept."""
+        assert self.channel is not None
+        message, ancillary, flags, _ = self.channel.recvmsg(MESSAGE_LIMIT, 256, _socket.MSG_CMSG_CLOEXEC)
+        received: list[int] = []
+        for level, kind, data in ancillary:
+            if level == SOL_SOCKET and kind == SCM_RIGHTS:
+                received += unpack(f"{len(data) // 4}i", data[: len(data) // 4 * 4])
+        names = message[1:] if message[:1] == life.READY else b""
+        if flags & _socket.MSG_CTRUNC or len(received) != len(names):
+            for descriptor in received:
+                posix.close(descriptor)
+            raise InitFailed("the init sent descriptors that were not asked for")
+        if received:
+            self.console = received[0]
+        return bytes(message)
+
+    def _failure(self, message: bytes) -> InitFailed:
+        """What the init said, in words."""
+        prefix = "unable to start container process: "
+        if message[:1] != life.FAILED or len(message) < 13:  # noqa: PLR2004
+            return InitFailed(prefix + self._how_it_died())
+        number, kind, code = unpack("iii", message[1:13])
+        detail = message[13:].decode("utf-8", "replace")
+        steps = self.plan.init
+        if not 0 <= number < len(steps):
+            return InitFailed(prefix + "the init failed before its first step")
+        step = steps[number]
+        if kind == init.BY_COMMAND:
+            assert self.plan.command is not None
+            return InitFailed(prefix + command.explain(code, self.plan.command.name.decode("utf-8", "replace"), detail))
+        if kind == init.BY_US:
+            return InitFailed(f"{prefix}error during container init: {step.describe()}: internal error: {detail}")
+        if isinstance(step, life.Execute):
+            return InitFailed(f'{prefix}exec: "{step.command.name.decode("utf-8", "replace")}": {words(code)}')
+        said = f": {detail}" if detail else ""
+        advice = step.explain(code)
+        advice = f": {advice}" if advice else ""
+        return InitFailed(f"{prefix}error during container init: {step.describe()}{said}: {words(code)}{advice}")
+
+    def _how_it_died(self) -> str:
+        if self.pid:
+            pid, status = posix.waitpid(self.pid, 0)
+            self.pid = 0
+            if pid and posix.WIFSIGNALED(status):
+                signal = posix.WTERMSIG(status)
+                hint = "; is its memory limit too small?" if signal == SIGKILL else ""
+                return f"container init was killed by signal {signal}{hint}"
+        return "container init died"
+
+
+def state_document(record: store.Record, status: str, pid: int) -> bytes:
+    """The state as hooks get it on stdin."""
+    from pyruntime.spec import jsontext
+
+    return jsontext.dumps(record.document(status, pid)).encode("utf-8", "surrogatepass")
+
+
+def words(code: int, error: OSError | None = None) -> str:
+    """An errno as engines search for it: in small letters."""
+    text = posix.strerror(code) if code else str(error or "failed")
+    detail = getattr(error, "detail", b"")
+    said = f"{detail.decode('utf-8', 'replace')}: " if detail else ""
+    return said + text[:1].lower() + text[1:]
+
+
+def _lexical(path: str) -> str:
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            if parts:
+                parts.pop()
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/" + "/".join(parts)

@@ -1,0 +1,253 @@
+"""What is remembered of a container between verbs: one directory per container below the state root.
+
+    <root>/<id>/state.json    written to a temporary file and renamed, so it is always whole
+    <root>/<id>/config.json   the configuration as it was at create; later edits in the bundle have no effect
+    <root>/<id>/start         the FIFO that the init waits on
+
+The status is not stored but found out: from the process (its pid and its start time, so that a reused pid never
+counts), from the FIFO (it has a reader as long as the program has not been executed) and from the freezer.
+"""
+
+from __future__ import annotations
+
+import posix
+from errno import EEXIST, ENOTEMPTY, ENXIO
+
+from pyruntime.errors import RuntimeFailure
+from pyruntime.kernel.processes import start_time
+from pyruntime.spec import jsontext
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyruntime.cgroups.manager import Manager
+
+STATE = "state.json"
+CONFIG = "config.json"
+START = "start"
+
+CREATING, CREATED, RUNNING, PAUSED, STOPPED = "creating", "created", "running", "paused", "stopped"
+
+
+class NoContainer(RuntimeFailure):
+    """There is no container with this id. Engines look for "does not exist"."""
+
+
+class Record:
+    """One container's directory and what state.json says."""
+
+    __slots__ = ("data", "directory", "id")
+
+    def __init__(self, root: str, container_id: str, data: dict[str, Any]) -> None:
+        self.id = container_id
+        self.directory = f"{root}/{container_id}"
+        self.data = data
+
+    def save(self) -> None:
+        """Replace state.json."""
+        text = jsontext.dumps(self.data).encode("utf-8", "surrogatepass")
+        write_file(f"{self.directory}/{STATE}", text)
+
+    def pid(self) -> int:
+        """The init's pid if it is alive (a zombie is not), else 0."""
+        pid: int = self.data["pid"]
+        return pid if pid and start_time(pid) == self.data["started"] else 0
+
+    def cgroup(self) -> Manager:
+        """The manager of the container's cgroup."""
+        from pyruntime.cgroups import manager
+
+        return manager.load(self.data["cgroup"])
+
+    def config(self) -> dict[str, Any]:
+        """The configuration that the container was created with."""
+        try:
+            data = jsontext.read_file(f"{self.directory}/{CONFIG}")
+        except OSError as error:
+            raise RuntimeFailure(f"cannot read {self.directory}/{CONFIG}: {error.strerror}") from None
+        value: dict[str, Any] = jsontext.loads(data, CONFIG, surrogates=True)  # type: ignore[assignment]
+        return value
+
+    def status(self) -> tuple[str, int]:
+        """(status, pid): one of the spec's words or `paused`; the pid is 0 when stopped."""
+        pid = self.pid()
+        if not pid:
+            return STOPPED, 0
+        if self.data["stage"] == CREATING:
+            return CREATING, pid
+        if self.waits_for_start():
+            # A created container may be frozen too; what counts is that it can be started.
+            return (PAUSED if self._frozen() else CREATED), pid
+        return (PAUSED if self._frozen() else RUNNING), pid
+
+    def waits_for_start(self) -> bool:
+        """Whether the init still reads the start FIFO."""
+        try:
+            posix.close(posix.open(f"{self.directory}/{START}", posix.O_WRONLY | posix.O_NONBLOCK | posix.O_CLOEXEC))
+        except OSError as error:
+            if error.errno == ENXIO or isinstance(error, FileNotFoundError):
+                return False
+            raise
+        return True
+
+    def _frozen(self) -> bool:
+        if not self.data["cgroup"].get("paths"):
+            return False
+        return self.cgroup().frozen()
+
+    def describe(self) -> dict[str, Any]:
+        """The state document. Runtime spec, "State"; the additional members are runc's."""
+        status, pid = self.status()
+        return self.document(status, pid)
+
+    def document(self, status: str, pid: int) -> dict[str, Any]:
+        """The state document with a given status and pid."""
+        data = self.data
+        document = {
+            "ociVersion": data["ociVersion"],
+            "id": self.id,
+            "pid": pid,
+            "status": status,
+            "bundle": data["bundle"],
+            "rootfs": data["rootfs"],
+            "created": data["created"],
+        }
+        if data["annotations"]:
+            document["annotations"] = data["annotations"]
+        document["owner"] = ""
+        return document
+
+    def remove(self) -> None:
+        """Remove the directory. Only names that we make are touched; repeating it is fine."""
+        remove_directory(self.directory)
+
+    def lock(self) -> int:
+        """Exclude other verbs that change this container; held until the descriptor is closed."""
+        import fcntl
+
+        try:
+            descriptor = posix.open(self.directory, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
+        except FileNotFoundError:
+            raise NoContainer("container does not exist") from None
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return descriptor
+
+
+def make_root(root: str) -> None:
+    """Make the state root and its parents, for us alone."""
+    try:
+        posix.mkdir(root, 0o700)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        make_root(root.rpartition("/")[0])
+        posix.mkdir(root, 0o700)
+
+
+def claim(root: str, container_id: str) -> None:
+    """Take the id: the directory must be new, which makes mkdir(2) the lock between racing creates."""
+    try:
+        make_root(root)
+        posix.mkdir(f"{root}/{container_id}", 0o700)
+    except FileExistsError:
+        raise RuntimeFailure("container with given ID already exists") from None
+    except OSError as error:
+        raise RuntimeFailure(f"cannot make {root}/{container_id}: {(error.strerror or '').lower()}") from None
+
+
+def open_container(root: str, container_id: str) -> Record:
+    """The container's record. Raises NoContainer."""
+    directory = f"{root}/{container_id}"
+    try:
+        descriptor = posix.open(
+            f"{directory}/{STATE}", posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW | posix.O_NONBLOCK
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        raise NoContainer("container does not exist") from None
+    except OSError as error:
+        raise RuntimeFailure(f"cannot open {directory}/{STATE}: {(error.strerror or '').lower()}") from None
+    try:
+        # Whoever can write here decides which pids get signals: it must be us.
+        if posix.fstat(descriptor).st_uid not in (0, posix.geteuid()):
+            raise RuntimeFailure(f"{directory}/{STATE} belongs to another user")
+        chunks = []
+        while chunk := posix.read(descriptor, 1 << 16):
+            chunks.append(chunk)
+    finally:
+        posix.close(descriptor)
+    data = jsontext.loads(b"".join(chunks), STATE, surrogates=True)
+    if not isinstance(data, dict) or data.get("id") != container_id or type(data.get("pid")) is not int:
+        raise RuntimeFailure(f"{directory}/{STATE} is damaged; delete --force removes the container")
+    return Record(root, container_id, data)
+
+
+def exists(root: str, container_id: str) -> bool:
+    """Whether a directory of this id is there, with or without a readable state."""
+    try:
+        posix.lstat(f"{root}/{container_id}")
+    except OSError:
+        return False
+    return True
+
+
+def list_ids(root: str) -> list[str]:
+    """The ids below `root`, sorted. Files and names with a leading dot are no containers."""
+    try:
+        entries = sorted(posix.scandir(root), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RuntimeFailure(f"cannot list {root}: {(error.strerror or '').lower()}") from None
+    return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and entry.name[0] != "."]
+
+
+def remove_directory(directory: str) -> None:
+    """Remove a container's directory, file by file: there are no directories in it that we did not make."""
+    try:
+        descriptor = posix.open(directory, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        posix.unlink(directory)
+        return
+    try:
+        for name in posix.listdir(descriptor):
+            try:
+                posix.unlink(name, dir_fd=descriptor)
+            except IsADirectoryError:
+                remove_directory(f"{directory}/{name}")
+            except FileNotFoundError:
+                pass
+    finally:
+        posix.close(descriptor)
+    try:
+        posix.rmdir(directory)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno not in (ENOTEMPTY, EEXIST):
+            raise
+        remove_directory(directory)  # another verb was still writing its state
+
+
+def write_file(path: str, data: bytes, mode: int = 0o600) -> None:
+    """Write a whole file under a temporary name beside it and rename it, over an existing one too."""
+    folder, _, name = path.rpartition("/")
+    temporary = f"{folder}/.{name}.{posix.getpid()}"
+    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW | posix.O_CLOEXEC
+    try:
+        descriptor = posix.open(temporary, flags, mode)
+    except FileExistsError:  # left by a killed runtime that had our pid
+        posix.unlink(temporary)
+        descriptor = posix.open(temporary, flags, mode)
+    try:
+        try:
+            while data:
+                data = data[posix.write(descriptor, data) :]
+        finally:
+            posix.close(descriptor)
+        posix.rename(temporary, path)
+    except OSError:
+        posix.unlink(temporary)
+        raise

@@ -1,0 +1,282 @@
+"""From a checked configuration to the whole plan of a container.
+
+`build()` is pure: what it needs to know of the host comes in as arguments, and nothing is touched. The result is one
+list for the runtime process and one for the init, in the order they are applied; docs/architecture.md explains the
+order, and `pyruntime plan` prints it.
+"""
+
+from __future__ import annotations
+
+from pyruntime.errors import SpecError
+from pyruntime.kernel import mounts as m
+from pyruntime.kernel.facts import Facts
+from pyruntime.plan import lifecycle as life
+from pyruntime.plan import rootfs as root
+from pyruntime.plan import system
+from pyruntime.plan.cgroupfs import Hierarchy, MountCgroups
+from pyruntime.plan.command import Command
+from pyruntime.plan.devices import MakeDevices, MakeDevLinks, devices
+from pyruntime.plan.mounts import ReadonlyDev, mount_steps
+from pyruntime.plan.namespaces import Namespaces, OpenNamespaces
+from pyruntime.plan.options import Options
+from pyruntime.plan.process import ProcessPlan, process_steps
+from pyruntime.plan.step import Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from pyruntime.plan.netdevices import MoveNetDevices
+    from pyruntime.plan.seccomp_listener import Listener
+    from pyruntime.spec.types import Spec
+
+HOOKS_BEFORE_PIVOT = ("prestart", "createRuntime", "createContainer")
+
+
+class Settings:
+    """What the caller adds to the configuration: command line flags and facts about the host."""
+
+    __slots__ = (
+        "bundle", "cgroup_unified", "container_id", "environment", "facts", "hierarchies", "listener", "new_keyring",
+        "no_pivot", "passed_descriptors", "seccomp", "start_hooks", "userns_for",
+    )  # fmt: skip
+
+    def __init__(self, bundle: str, container_id: str, facts: Facts) -> None:
+        self.bundle = bundle
+        self.container_id = container_id
+        self.facts = facts
+        self.hierarchies: list[Hierarchy] = []  # for a mount of type cgroup
+        self.cgroup_unified = False
+        self.environment: list[str] = []  # added to process.env: LISTEN_FDS, NOTIFY_SOCKET
+        self.passed_descriptors = 0
+        self.start_hooks: Step | None = None  # runs the startContainer hooks
+        self.no_pivot = False
+        self.new_keyring = True
+        self.seccomp: Step | None = None
+        self.listener: Listener | None = None  # of a seccomp filter that notifies
+        self.userns_for: Callable[[list[Any], list[Any]], object] | None = None  # for id-mapped mounts
+
+
+class Plan:
+    """The steps of a container."""
+
+    __slots__ = (
+        "command", "hook_kinds", "host", "init", "namespaces", "net_devices", "open_namespaces", "process", "terminal",
+        "userns", "warnings",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.host: list[Step] = []  # by the runtime, before the init exists
+        self.init: list[Step] = []  # by the init, from its first moment to execve
+        self.namespaces = Namespaces([], {})
+        self.open_namespaces: OpenNamespaces | None = None
+        self.net_devices: MoveNetDevices | None = None
+        self.process: ProcessPlan | None = None
+        self.command: Command | None = None
+        self.hook_kinds: list[str] = []  # hooks that run before pivot_root
+        self.userns = False  # the container has a user namespace of its own, new or joined
+        self.terminal = False
+        self.warnings: list[str] = []
+
+
+def build(spec: Spec, settings: Settings) -> Plan:
+    """The plan of `spec`. Raises SpecError for what only becomes clear while planning."""
+    plan = Plan()
+    linux: Any = spec.get("linux") or {}
+    process: Any = spec.get("process")
+    plan.namespaces = spaces = Namespaces(linux.get("namespaces") or [], linux.get("timeOffsets") or {})
+    plan.userns = spaces.has("user")
+    plan.terminal = bool(process and process.get("terminal"))
+    hooks: Any = spec.get("hooks") or {}
+    plan.hook_kinds = [kind for kind in HOOKS_BEFORE_PIVOT if hooks.get(kind)]
+    setgroups = settings.facts.setgroups
+    facts = settings.facts.in_user_namespace(setgroups) if plan.userns else settings.facts
+
+    if linux.get("netDevices"):
+        from pyruntime.plan.netdevices import plan_net_devices
+
+        plan.net_devices = plan_net_devices(linux["netDevices"], spaces.has("network"), False)
+
+    propagation = _propagation(linux.get("rootfsPropagation", ""))
+    in_mount_namespace = spaces.has("mount")
+    root_path = spec["root"]["path"]
+    if not root_path.startswith("/"):
+        root_path = f"{settings.bundle}/{root_path}"
+    plan.host.append(
+        root.OpenRoot(root_path, propagation) if in_mount_namespace else root.OpenPlainRoot(root_path)
+    )
+    if spaces.paths:
+        plan.open_namespaces = OpenNamespaces(spaces.paths)
+        plan.host.append(plan.open_namespaces)
+
+    mount_label = linux.get("mountLabel") if facts.selinux else None
+    if linux.get("mountLabel") and not facts.selinux:
+        plan.warnings.append("linux.mountLabel: left out: SELinux is not active on this host")
+    host_mounts, init_mounts = mount_steps(
+        spec.get("mounts") or [],
+        settings.bundle,
+        propagation if in_mount_namespace else 0,
+        lambda number, entry, options: _mapping(number, entry, options, linux, settings),
+        lambda destination, options: MountCgroups(
+            destination, options, settings.hierarchies, settings.cgroup_unified, spaces.has("cgroup")
+        ),
+    )
+    plan.host += host_mounts
+    if mount_label:
+        _label_mounts(init_mounts, mount_label)
+
+    init = plan.init
+    _enter(plan, init, spec, linux, setgroups)
+    if in_mount_namespace:
+        new_mounts = bool(spaces.new & 0x00020000)
+        init.append(root.DetachFromHost(*_own_propagation(linux.get("rootfsPropagation", ""), new_mounts)))
+        init.append(root.AttachRoot())
+    waited = False
+    for step in init_mounts:
+        if isinstance(step, MountCgroups) and not waited:
+            waited = True
+            _wait_for_cgroup(init, spaces, settings.listener)
+        init.append(step)
+    dev_is_bound = any(
+        mount["destination"].rstrip("/") == "/dev" and {"bind", "rbind"} & set(mount.get("options") or ())
+        for mount in spec.get("mounts") or []
+    )
+    listed = linux.get("devices") or []
+    if not dev_is_bound or listed:
+        init.append(MakeDevices(devices(listed, not dev_is_bound), plan.userns))
+    if not dev_is_bound:
+        has_pts = any(mount["destination"].rstrip("/") == "/dev/pts" for mount in spec.get("mounts") or [])
+        init.append(MakeDevLinks(has_pts))
+    if not waited:
+        _wait_for_cgroup(init, spaces, settings.listener)
+    if plan.hook_kinds:
+        init.append(life.ReportMounted())
+        init.append(life.WaitFor(life.GO_HOOKS, f"the {', '.join(plan.hook_kinds)} hooks have run"))
+    if plan.terminal:
+        size = process.get("consoleSize")
+        init.append(life.OpenTerminal((size["height"], size["width"]) if size else None, True))
+    else:
+        init.append(life.NewSession())
+    _close_up(init, init_mounts, spec, linux, settings, mount_label, in_mount_namespace)
+    if process is not None:
+        _process(plan, process, linux, spec, settings, facts)
+    else:
+        init += [life.CloseDescriptors(0), life.ReportReady(), life.WaitForStart()]
+    return plan
+
+
+def _enter(plan: Plan, init: list[Step], spec: Spec, linux: Any, setgroups: bool) -> None:
+    """From the clone to the first mount: namespaces and what belongs to them."""
+    spaces = plan.namespaces
+    if plan.userns and spaces.new & 0x10000000:
+        init.append(life.WaitFor(life.GO_MAPPED, "the user namespace has its mappings"))
+    joined = spaces.order()
+    if plan.open_namespaces is not None and joined and not needs_helper(spaces):
+        init.append(life.JoinNamespaces(plan.open_namespaces.descriptors, joined, ", ".join(joined)))
+    if plan.userns:
+        init.append(life.BecomeRoot(setgroups))
+    if hostname := spec.get("hostname"):
+        init.append(system.SetHostname(hostname))
+    if domainname := spec.get("domainname"):
+        init.append(system.SetDomainname(domainname))
+    if spaces.new & 0x40000000:
+        init.append(system.LoopbackUp())
+    sysctls = linux.get("sysctl") or {}
+    process: Any = spec.get("process") or {}
+    if sysctls or process.get("apparmorProfile") or process.get("selinuxLabel"):
+        init.append(life.OpenProcfs(bool(sysctls)))
+    init += [system.SetSysctl(key, value) for key, value in sysctls.items()]
+
+
+def needs_helper(spaces: Namespaces) -> bool:
+    """Whether one clone3 cannot do it: see plan/namespaces.py."""
+    return bool(spaces.new & 0x80) or "user" in spaces.paths or "pid" in spaces.paths
+
+
+def _wait_for_cgroup(init: list[Step], spaces: Namespaces, listener: Listener | None) -> None:
+    init.append(life.WaitFor(life.GO_CGROUP, "the runtime has put us into our cgroup", listener))
+    if spaces.new & 0x02000000:
+        init.append(life.NewCgroupNamespace())
+
+
+def _close_up(
+    init: list[Step], init_mounts: list[Step], spec: Spec, linux: Any, settings: Settings, label: str | None, pivot: bool
+) -> None:
+    """From pivot_root to the last change of the file system."""
+    if not pivot:
+        init.append(root.Chroot())
+    elif settings.no_pivot:
+        init.append(root.ChrootOverRoot())
+    else:
+        init.append(root.PivotRoot())
+    if any(getattr(step, "late_readonly", False) for step in init_mounts):
+        init.append(ReadonlyDev())
+    init += [root.ReadonlyPath(path) for path in linux.get("readonlyPaths") or []]
+    if masked := linux.get("maskedPaths"):
+        init.append(root.MaskedPaths(masked, label))
+    if spec["root"].get("readonly"):
+        init.append(root.ReadonlyRoot())
+    if (word := linux.get("rootfsPropagation")) and pivot:
+        init.append(root.SetRootPropagation(word))
+
+
+def _process(plan: Plan, process: Any, linux: Any, spec: Spec, settings: Settings, facts: Facts) -> None:
+    """From the working directory to execve."""
+    plan.command = Command(process, settings.environment)
+    plan.process = attributes = process_steps(
+        process,
+        container_id=settings.container_id,
+        facts=facts,
+        linux=linux,
+        annotations=spec.get("annotations"),
+        seccomp=settings.seccomp,
+        new_keyring=settings.new_keyring,
+    )
+    plan.warnings += attributes.warnings
+    plan.init += attributes.before_start
+    extra = settings.listener.connection if settings.listener else -1
+    plan.init += [life.FindProgram(plan.command), life.CloseDescriptors(settings.passed_descriptors, extra)]
+    plan.init += [life.ReportReady(), life.WaitForStart()]
+    if settings.start_hooks is not None:
+        settings.start_hooks.attributes = attributes.after_start  # type: ignore[attr-defined]
+        plan.init.append(settings.start_hooks)
+    plan.init += attributes.after_start
+    plan.init.append(life.Execute(plan.command))
+
+
+def _propagation(word: str) -> int:
+    """What the detached copies of host mounts are set to, so that nothing of the container reaches the host."""
+    if word in ("shared", "rshared"):
+        return 0
+    return m.MS_PRIVATE if word.lstrip("r") in ("private", "unbindable") else m.MS_SLAVE
+
+
+def _own_propagation(word: str, new: bool) -> tuple[int, bool]:
+    """What the init's whole mount namespace is set to; a namespace that others live in is left as it is."""
+    propagation = _propagation(word)
+    return (propagation, True) if new and propagation else (0, False)
+
+
+def _mapping(number: int, entry: Any, options: Options, linux: Any, settings: Settings) -> object | None:
+    uids, gids = entry.get("uidMappings") or [], entry.get("gidMappings") or []
+    if not (options.idmap or uids or gids):
+        return None
+    if options.idmap_text is not None:
+        from pyruntime.plan.idmap import parse_mappings
+
+        uids, gids = parse_mappings(options.idmap_text, linux, f"mounts[{number}].options")
+    if not uids and not gids:
+        uids, gids = linux.get("uidMappings") or [], linux.get("gidMappings") or []
+    if not uids or not gids:
+        raise SpecError(f"mounts[{number}]", "an id-mapped mount needs uidMappings and gidMappings, its own or the container's")
+    assert settings.userns_for is not None
+    return settings.userns_for(uids, gids)
+
+
+def _label_mounts(steps: list[Step], label: str) -> None:
+    """linux.mountLabel: the SELinux context of every filesystem that is made for the container."""
+    for step in steps:
+        options = getattr(step, "options", None)
+        if isinstance(options, Options) and not options.bind and getattr(step, "type_name", "") not in ("proc", "sysfs", "mqueue"):
+            options.data.append((b"context", label.encode()))
