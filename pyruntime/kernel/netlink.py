@@ -18,7 +18,7 @@ import socket
 import struct
 import sys
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyruntime.errors import RuntimeFailure
@@ -222,25 +222,29 @@ class Inside:
 def message_class(kind: int) -> type[Any]:
     """pyroute2's class for messages of type `kind` (RTM_*). Raises RuntimeFailure if pyroute2 is not installed."""
     name = _CLASSES[kind]
-    found: type[Any] = getattr(_load(f"netlink.rtnl.{name}"), name)
+    found: type[Any] = getattr(load(f"netlink.rtnl.{name}"), name)
     return found
 
 
-def find_packages(directories: Iterable[str]) -> None:
-    """Where to look for pyroute2 if it is not on `sys.path`: an isolated interpreter (`-I -S`) has no site-packages."""
-    _candidates.extend(directories)
+def _places() -> list[str]:
+    """Where pyroute2 may be. An isolated interpreter (`-I -S`) has no site-packages on its path, not even its own."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    prefix = os.path.dirname(os.path.dirname(sys.executable))
+    return [
+        *sys.path,
+        f"{prefix}/lib/{version}/site-packages",
+        f"/usr/local/lib/{version}/dist-packages",
+        "/usr/lib/python3/dist-packages",
+    ]
 
 
-_candidates: list[str] = []
-
-
-def _load(module: str) -> types.ModuleType:
-    """Import a module of pyroute2 without its package's `__init__`, unless someone has imported that already."""
+def load(module: str) -> types.ModuleType:
+    """A module of pyroute2 (`netlink.rtnl.rtmsg`), imported without its package's `__init__`. Raises RuntimeFailure."""
     loaded = sys.modules.get(f"pyroute2.{module}")
     if loaded is not None:
         return loaded
     if "pyroute2" not in sys.modules:
-        spec = importlib.machinery.PathFinder.find_spec("pyroute2", [*sys.path, *_candidates])
+        spec = importlib.machinery.PathFinder.find_spec("pyroute2", _places())
         if spec is None or spec.submodule_search_locations is None:
             raise RuntimeFailure("the Python package pyroute2 is needed to set up network interfaces: install it")
         package = types.ModuleType("pyroute2")
