@@ -112,7 +112,7 @@ class Bundle:
 
     @property
     def rootfs(self) -> Path:
-        return self.path / self.config["root"]["path"]
+        return Path(self.path, self.config["root"]["path"])
 
     def write(self) -> None:
         (self.path / "config.json").write_text(json.dumps(self.config, indent=1))
@@ -154,7 +154,7 @@ def make_debian_rootfs(cache: Path, suite: str = "bookworm") -> Path:
     import fcntl
 
     cache.mkdir(parents=True, exist_ok=True)
-    target = cache / f"debian-{suite}"
+    target: Path = cache / f"debian-{suite}"
     with open(cache / f"debian-{suite}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
