@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import _signal
 import posix
 import select
-
-import _signal
-
 from _struct import pack
 
 from pyruntime.kernel.libc import NR, buffer, syscall

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import _socket
 import posix
 import stat as modes
-
-import _socket
-
 from _struct import pack
 
 from pyruntime.container.store import write_file

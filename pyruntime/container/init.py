@@ -8,12 +8,10 @@ whatever would open it again, and the only ways out are execve and _exit (docs/s
 
 from __future__ import annotations
 
-import gc
-import sys
-
-import posix
-
 import _signal
+import gc
+import posix
+import sys
 from _struct import pack
 
 from pyruntime.plan.command import CommandError

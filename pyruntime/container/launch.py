@@ -10,23 +10,20 @@ directory with the pid and the cgroup paths in it, which `delete --force` cleans
 
 from __future__ import annotations
 
+import _socket
 import posix
 import time
 
-import _socket
-
-from _struct import unpack
-
 from pyruntime.container import hooks, init, report, store
+from pyruntime.container.child import Child, words
 from pyruntime.container.usermap import write_mappings
 from pyruntime.errors import RuntimeFailure
 from pyruntime.kernel import processes as p
-from pyruntime.plan import command
 from pyruntime.plan import lifecycle as life
 from pyruntime.plan.build import Plan, needs_helper
 from pyruntime.plan.limits import raise_hard_limits, write_oom_score
 from pyruntime.plan.namespaces import FILES, KINDS, join_all
-from pyruntime.plan.step import Place, Step
+from pyruntime.plan.step import Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,31 +33,23 @@ if TYPE_CHECKING:
     from pyruntime.plan.seccomp_listener import Listener
     from pyruntime.spec.types import Spec
 
-SOL_SOCKET, SCM_RIGHTS = 1, 1
-MESSAGE_LIMIT = 4096
 SIGKILL = 9
 
 
-class InitFailed(RuntimeFailure):
-    """The init reported a failed step, or died."""
-
-
-class Launch:
+class Launch(Child):
     """One container on its way up."""
 
-    __slots__ = ("cgroup", "channel", "console", "listener", "pid", "pidfd", "place", "plan", "record", "root", "spec")
+    __slots__ = ("cgroup", "listener", "plan", "record", "root", "spec")
 
     def __init__(self, root: str, spec: Spec, plan: Plan, cgroup: Manager) -> None:
+        super().__init__()
         self.root = root
         self.spec = spec
         self.plan = plan
+        self.steps = plan.init
+        self.command = plan.command
         self.cgroup = cgroup
-        self.place = Place()
         self.record: store.Record | None = None
-        self.channel: _socket.socket | None = None
-        self.pid = 0
-        self.pidfd = -1
-        self.console = -1  # master side of the terminal, once the init has sent it
         self.listener: Listener | None = None  # connection to the seccomp agent, for the init
 
     def create(self, container_id: str, bundle: str, gated: bool) -> None:
@@ -98,32 +87,9 @@ class Launch:
         data["cgroup"] = self.cgroup.save()
         self.record.save()
 
-    def release(self) -> None:
-        """Let the init go: to the FIFO if it is gated, to its program otherwise."""
-        assert self.channel is not None
-        try:
-            self.channel.send(life.GO_START)
-        except OSError:
-            raise InitFailed("container init died while it was waiting to be started") from None
-
-    def await_program(self) -> None:
-        """Wait until the program runs: the channel closes on execve. Raises InitFailed when it could not be executed."""
-        assert self.channel is not None
-        message = self._receive()
-        if message:
-            raise self._failure(message)
-
     def undo(self) -> None:
         """Remove every trace. Must not fail: what cannot be removed is reported and left to `delete --force`."""
-        if self.pid:
-            try:
-                p.pidfd_signal(self.pidfd, SIGKILL)
-            except OSError:
-                pass
-            try:
-                posix.waitpid(self.pid, 0)
-            except OSError:
-                pass
+        self.end()
         if self.place.gate >= 0:
             posix.close(self.place.gate)
             self.place.gate = -1
@@ -190,7 +156,7 @@ class Launch:
             raise RuntimeFailure(f"{step.describe()}: {words(error.errno or 0, error)}") from None
 
     def _clone(self) -> None:
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+        ours, theirs = self.pair()
         # The container's processes may not look into ours (ptrace, /proc/PID/fd): set before the clone, so that the
         # init never is dumpable. A rootless caller must be able to write the init's uid_map, which belongs to root as
         # long as the process is not dumpable; there the init sets it once the mappings are written.
@@ -201,19 +167,8 @@ class Launch:
         flags = spaces.new & ~(p.CLONE_NEWCGROUP | p.CLONE_NEWTIME)
         pid = self._clone_through_helper(flags, theirs, ours) if needs_helper(spaces) else p.clone(flags)
         if pid == 0:
-            self._be_init(theirs, ours)
-        theirs.close()
-        self.pid = pid
-        self.channel = ours
-        self.place.channel = ours
-        self.pidfd = p.pidfd_open(pid)
-
-    def _be_init(self, theirs: _socket.socket, ours: _socket.socket) -> None:
-        ours.close()
-        self.place.channel = theirs
-        posix.umask(0)
-        name = self.plan.command.name if self.plan.command else b""
-        init.run(self.plan.init, self.place, name)
+            self.begin(theirs, ours)
+        self.adopt(pid, theirs, ours)
 
     def _clone_through_helper(self, flags: int, theirs: _socket.socket, ours: _socket.socket) -> int:
         """Clone the init from a process that first enters what a clone cannot: it becomes our child all the same.
@@ -265,7 +220,7 @@ class Launch:
                 posix.close(offsets)
         pid = p.clone(flags | p.CLONE_PARENT)
         if pid == 0:
-            self._be_init(theirs, ours)
+            self.begin(theirs, ours)
         posix.write(say, b"%d" % pid)
         posix._exit(0)
 
@@ -291,7 +246,7 @@ class Launch:
         assert self.channel is not None
         if self.plan.namespaces.new & p.CLONE_NEWUSER and not needs_helper(self.plan.namespaces):
             self._map(self.pid)
-            self._send(life.GO_MAPPED)
+            self.send(life.GO_MAPPED)
         process = self.plan.process
         if process is not None and process.oom_score is not None:
             descriptor = posix.open(f"/proc/{self.pid}", posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
@@ -308,7 +263,7 @@ class Launch:
             raise_hard_limits(self.pid, process.limits)
         self._move_network_devices()
         self._save_config()
-        self._send(life.GO_CGROUP + self._agent_state())
+        self.send(life.GO_CGROUP + self._agent_state())
 
     def _agent_state(self) -> bytes:
         """What the init tells the seccomp agent when it hands over the descriptor of its filter."""
@@ -337,7 +292,9 @@ class Launch:
         assert self.record is not None
         text = jsontext.dumps(self.spec).encode("utf-8", "surrogatepass")
         descriptor = posix.open(
-            f"{self.record.directory}/{store.CONFIG}", posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o600
+            f"{self.record.directory}/{store.CONFIG}",
+            posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC,
+            0o600,
         )
         try:
             while text:
@@ -348,14 +305,14 @@ class Launch:
     def _until_ready(self) -> None:
         """Serve the init until it says that everything but the program is there."""
         while True:
-            message = self._receive()
+            message = self.receive()
             if message[:1] == life.MOUNTED:
                 self._run_hooks()
-                self._send(life.GO_HOOKS)
+                self.send(life.GO_HOOKS)
             elif message[:1] == life.READY:
                 return
             else:
-                raise self._failure(message)
+                raise self.failure(message)
 
     def _run_hooks(self) -> None:
         assert self.record is not None
@@ -404,80 +361,12 @@ class Launch:
                 _, status = posix.waitpid(child, 0)
                 posix._exit(posix.waitstatus_to_exitcode(status) & 0xFF)
 
-    # The channel.
-
-    def _send(self, message: bytes) -> None:
-        assert self.channel is not None
-        try:
-            self.channel.send(message)
-        except OSError:
-            # The init is gone; what it had to say is still to be read.
-            raise self._failure(self._receive()) from None
-
-    def _receive(self) -> bytes:
-        """The next message of the init, b"" when it is gone. Descriptors that come along are kept."""
-        assert self.channel is not None
-        message, ancillary, flags, _ = self.channel.recvmsg(MESSAGE_LIMIT, 256, _socket.MSG_CMSG_CLOEXEC)
-        received: list[int] = []
-        for level, kind, data in ancillary:
-            if level == SOL_SOCKET and kind == SCM_RIGHTS:
-                received += unpack(f"{len(data) // 4}i", data[: len(data) // 4 * 4])
-        names = message[1:] if message[:1] == life.READY else b""
-        if flags & _socket.MSG_CTRUNC or len(received) != len(names):
-            for descriptor in received:
-                posix.close(descriptor)
-            raise InitFailed("the init sent descriptors that were not asked for")
-        if received:
-            self.console = received[0]
-        return bytes(message)
-
-    def _failure(self, message: bytes) -> InitFailed:
-        """What the init said, in words."""
-        prefix = "unable to start container process: "
-        if message[:1] != life.FAILED or len(message) < 13:  # noqa: PLR2004
-            return InitFailed(prefix + self._how_it_died())
-        number, kind, code = unpack("iii", message[1:13])
-        detail = message[13:].decode("utf-8", "replace")
-        steps = self.plan.init
-        if not 0 <= number < len(steps):
-            return InitFailed(prefix + "the init failed before its first step")
-        step = steps[number]
-        if kind == init.BY_COMMAND:
-            assert self.plan.command is not None
-            return InitFailed(prefix + command.explain(code, self.plan.command.name.decode("utf-8", "replace"), detail))
-        if kind == init.BY_US:
-            return InitFailed(f"{prefix}error during container init: {step.describe()}: internal error: {detail}")
-        if isinstance(step, life.Execute):
-            return InitFailed(f'{prefix}exec: "{step.command.name.decode("utf-8", "replace")}": {words(code)}')
-        said = f": {detail}" if detail else ""
-        advice = step.explain(code)
-        advice = f": {advice}" if advice else ""
-        return InitFailed(f"{prefix}error during container init: {step.describe()}{said}: {words(code)}{advice}")
-
-    def _how_it_died(self) -> str:
-        if self.pid:
-            pid, status = posix.waitpid(self.pid, 0)
-            self.pid = 0
-            if pid and posix.WIFSIGNALED(status):
-                signal = posix.WTERMSIG(status)
-                hint = "; is its memory limit too small?" if signal == SIGKILL else ""
-                return f"container init was killed by signal {signal}{hint}"
-        return "container init died"
-
 
 def state_document(record: store.Record, status: str, pid: int) -> bytes:
     """The state as hooks get it on stdin."""
     from pyruntime.spec import jsontext
 
     return jsontext.dumps(record.document(status, pid)).encode("utf-8", "surrogatepass")
-
-
-def words(code: int, error: OSError | None = None) -> str:
-    """An errno as engines search for it: in small letters."""
-    text = posix.strerror(code) if code else str(error or "failed")
-    detail = getattr(error, "detail", b"")
-    said = f"{detail.decode('utf-8', 'replace')}: " if detail else ""
-    return said + text[:1].lower() + text[1:]
 
 
 def _lexical(path: str) -> str:

@@ -161,7 +161,7 @@ def state(context: Context, container_id: str) -> dict[str, Any]:
     return store.open_container(context.root, container_id).describe()
 
 
-def kill(context: Context, container_id: str, signal: int, all: bool = False) -> None:  # noqa: A002
+def kill(context: Context, container_id: str, signal: int, all: bool = False) -> None:
     """Send a signal to the container's process, or with `all` to every process of its cgroup."""
     record = store.open_container(context.root, container_id)
     pid = record.pid()
@@ -211,7 +211,9 @@ def _signal(record: store.Record, pid: int, signal: int) -> None:
     except ProcessLookupError:
         raise RuntimeFailure("container not running") from None
     except OSError as error:
-        raise RuntimeFailure(f"cannot send signal {signal} to process {pid}: {(error.strerror or '').lower()}") from None
+        raise RuntimeFailure(
+            f"cannot send signal {signal} to process {pid}: {(error.strerror or '').lower()}"
+        ) from None
     finally:
         posix.close(pidfd)
 

@@ -269,7 +269,7 @@ def listen_fds() -> int:
     if posix.environ.get(b"LISTEN_PID", b"") != b"%d" % posix.getpid():
         return 0
     count = posix.environ.get(b"LISTEN_FDS", b"")
-    return int(count) if count.isdigit() and len(count) < 6 else 0  # noqa: PLR2004
+    return int(count) if count.isdigit() and len(count) < 6 else 0
 
 
 def close_unknown(passed: int) -> None:
@@ -283,7 +283,9 @@ def close_unknown(passed: int) -> None:
         try:
             posix.fstat(3 + number)
         except OSError:
-            raise RuntimeFailure(f"unable to stat preserved-fd {number + 1} (of {passed}): bad file descriptor") from None
+            raise RuntimeFailure(
+                f"unable to stat preserved-fd {number + 1} (of {passed}): bad file descriptor"
+            ) from None
     log = report.descriptor
     if log > 2 + passed:
         close_from(3 + passed, log - 1)

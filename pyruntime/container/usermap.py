@@ -41,8 +41,10 @@ def _write(pid: int, name: str, text: bytes) -> None:
         finally:
             posix.close(descriptor)
     except OSError as error:
-        hint = f": more than {MAX_EXTENTS} mappings, or ranges that overlap" if error.errno == 22 else ""  # noqa: PLR2004
-        raise RuntimeFailure(f"cannot write {name} of the user namespace: {(error.strerror or '').lower()}{hint}") from None
+        hint = f": more than {MAX_EXTENTS} mappings, or ranges that overlap" if error.errno == 22 else ""
+        raise RuntimeFailure(
+            f"cannot write {name} of the user namespace: {(error.strerror or '').lower()}{hint}"
+        ) from None
 
 
 class MappedNamespace:

@@ -31,14 +31,18 @@ def _copy(source: int, destination: int, name: bytes) -> None:
     if kind == S_IFDIR:
         posix.mkdir(name, 0o700, dir_fd=destination)
         inner = posix.open(name, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC, dir_fd=source)
-        there = posix.open(name, posix.O_PATH | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC, dir_fd=destination)
+        there = posix.open(
+            name, posix.O_PATH | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC, dir_fd=destination
+        )
         copy_tree(inner, there)
         posix.close(inner)
         posix.close(there)
     elif kind == S_IFREG:
         flags = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
         inner = posix.open(name, flags, dir_fd=source)
-        there = posix.open(name, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o600, dir_fd=destination)
+        there = posix.open(
+            name, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o600, dir_fd=destination
+        )
         while posix.sendfile(there, inner, None, 1 << 20):
             pass
         _attributes(inner, there)

@@ -8,7 +8,6 @@ lies ready in memory and one call is made (rule P23).
 from __future__ import annotations
 
 import posix
-
 from _struct import pack
 
 from pyruntime.kernel.libc import address, buffer, syscall
@@ -17,7 +16,7 @@ _EXECVE = 59 if posix.uname().machine == "x86_64" else 221
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ctypes import Array
+    pass
 
 
 class Vector:

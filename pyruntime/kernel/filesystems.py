@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posix
-
 from _struct import unpack_from
 
 from pyruntime.kernel.libc import buffer, syscall

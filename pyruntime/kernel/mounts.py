@@ -8,7 +8,6 @@ CVE-2026-115521). See fsopen(2), fsconfig(2), fsmount(2), open_tree(2), move_mou
 from __future__ import annotations
 
 import posix
-
 from _struct import pack
 
 from pyruntime.kernel.libc import NR, syscall

@@ -9,9 +9,8 @@ links and `..` alike, and what comes back is a descriptor, never a string. Needs
 from __future__ import annotations
 
 import posix
-from errno import EAGAIN, EEXIST, ELOOP, ENOENT, ENOTDIR
-
 from _struct import pack
+from errno import EAGAIN, EEXIST, ELOOP, ENOENT, ENOTDIR
 
 from pyruntime.kernel.libc import NR, syscall
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posix
-
 from _struct import pack
 
 from pyruntime.kernel.libc import NR, syscall

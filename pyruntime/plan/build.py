@@ -103,9 +103,7 @@ def build(spec: Spec, settings: Settings) -> Plan:
     root_path = spec["root"]["path"]
     if not root_path.startswith("/"):
         root_path = f"{settings.bundle}/{root_path}"
-    plan.host.append(
-        root.OpenRoot(root_path, propagation) if in_mount_namespace else root.OpenPlainRoot(root_path)
-    )
+    plan.host.append(root.OpenRoot(root_path, propagation) if in_mount_namespace else root.OpenPlainRoot(root_path))
     if spaces.paths:
         plan.open_namespaces = OpenNamespaces(spaces.paths)
         plan.host.append(plan.open_namespaces)
@@ -201,7 +199,13 @@ def _wait_for_cgroup(init: list[Step], spaces: Namespaces, listener: Listener | 
 
 
 def _close_up(
-    init: list[Step], init_mounts: list[Step], spec: Spec, linux: Any, settings: Settings, label: str | None, pivot: bool
+    init: list[Step],
+    init_mounts: list[Step],
+    spec: Spec,
+    linux: Any,
+    settings: Settings,
+    label: str | None,
+    pivot: bool,
 ) -> None:
     """From pivot_root to the last change of the file system."""
     if not pivot:
@@ -269,7 +273,9 @@ def _mapping(number: int, entry: Any, options: Options, linux: Any, settings: Se
     if not uids and not gids:
         uids, gids = linux.get("uidMappings") or [], linux.get("gidMappings") or []
     if not uids or not gids:
-        raise SpecError(f"mounts[{number}]", "an id-mapped mount needs uidMappings and gidMappings, its own or the container's")
+        raise SpecError(
+            f"mounts[{number}]", "an id-mapped mount needs uidMappings and gidMappings, its own or the container's"
+        )
     assert settings.userns_for is not None
     return settings.userns_for(uids, gids)
 
@@ -278,5 +284,9 @@ def _label_mounts(steps: list[Step], label: str) -> None:
     """linux.mountLabel: the SELinux context of every filesystem that is made for the container."""
     for step in steps:
         options = getattr(step, "options", None)
-        if isinstance(options, Options) and not options.bind and getattr(step, "type_name", "") not in ("proc", "sysfs", "mqueue"):
+        if (
+            isinstance(options, Options)
+            and not options.bind
+            and getattr(step, "type_name", "") not in ("proc", "sysfs", "mqueue")
+        ):
             options.data.append((b"context", label.encode()))

@@ -8,10 +8,9 @@ distribution) is found out here too, where execve(2) would only say "no such fil
 from __future__ import annotations
 
 import posix
-from errno import EACCES, EISDIR, ENOENT, ENOTDIR
-
 from _struct import error as struct_error
 from _struct import pack, unpack_from
+from errno import EACCES, EISDIR, ENOENT, ENOTDIR
 
 from pyruntime.errors import SpecError
 from pyruntime.kernel.execve import Vector, execve

@@ -8,9 +8,8 @@ that the program is running (the socket closes on execve) or that the init died;
 from __future__ import annotations
 
 import posix
-from errno import ECHILD, ECONNRESET, EINVAL, EIO, ENXIO
-
 from _struct import pack
+from errno import ECHILD, ECONNRESET, EINVAL, EIO, ENXIO
 
 from pyruntime.kernel import mounts as m
 from pyruntime.kernel.filesystems import DEVPTS_SUPER_MAGIC, PROC_SUPER_MAGIC, filesystem_type

@@ -300,7 +300,7 @@ def mount_steps(
     mapping_for: MappingFor,
     cgroup_mount: Callable[[str, Options], Step],
 ) -> tuple[list[Step], list[Step]]:
-    """The steps of `mounts`: (those of the runtime, those of the init). 
+    """The steps of `mounts`: (those of the runtime, those of the init).
 
     `propagation` is what a bind source is set to before its own options count (0: stays a peer of the host's mount);
     `mapping_for(number, entry, options)` gives the user namespace of an id-mapped mount, or None;

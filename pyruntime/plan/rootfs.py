@@ -230,7 +230,11 @@ class MaskedPaths(Step):
 
     def __init__(self, paths: list[str], context: str | None = None) -> None:
         self.paths = [checked_path(path) for path in paths]
-        self.tmpfs_options: list[tuple[bytes, bytes | None]] = [(b"ro", None), (b"nr_blocks", b"1"), (b"nr_inodes", b"1")]
+        self.tmpfs_options: list[tuple[bytes, bytes | None]] = [
+            (b"ro", None),
+            (b"nr_blocks", b"1"),
+            (b"nr_inodes", b"1"),
+        ]
         if context:
             self.tmpfs_options.append((b"context", context.encode()))
 

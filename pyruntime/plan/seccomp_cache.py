@@ -12,7 +12,7 @@ import _imp
 import posix
 from errno import ENOENT
 
-FORMAT = 1
+FORMAT = 2
 MAX_ENTRIES = 64
 MAX_SIZE = 1 << 20
 

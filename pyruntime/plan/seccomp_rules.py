@@ -34,10 +34,13 @@ from pyruntime.kernel.seccomp import (
     RET_TRAP,
     RET_USER_NOTIF,
 )
+from pyruntime.plan.seccomp_compare import compile_calls, needs_care
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from pyruntime.plan.seccomp_compare import Alternatives
 
 ACTIONS = {
     "SCMP_ACT_KILL": RET_KILL_THREAD, "SCMP_ACT_KILL_THREAD": RET_KILL_THREAD,
@@ -101,19 +104,23 @@ def compile_rules(section: dict[str, Any], library: Library, strict: bool = Fals
                 tokens.append(token)
         if len(rules) >= _TREE_FROM:
             compiler.use_binary_tree()
+        calls = _by_name(rules, default)
+        delicate = {name: alternatives for name, alternatives in calls.items() if needs_care(alternatives)}
         for rule in rules:
             number = library.number(rule.name.encode())
             if number == UNKNOWN:
                 if strict:
                     raise SpecError(rule.path, f"libseccomp does not know a system call {rule.name!r}")
                 continue
-            if rule.action != default:
+            if rule.action != default and rule.name not in delicate:
                 for conditions in _alternatives(rule.conditions):
                     try:
                         compiler.add(rule.action, number, conditions)
                     except OSError as error:
                         raise SpecError(rule.path, _refusal(rule.name, error)) from None
-        program = _newer_calls(library, tokens, rules, default) + compiler.program()
+        program = _newer_calls(library, tokens, rules, default)
+        program += compile_calls(_by_architecture(library, tokens, delicate), default)
+        program += compiler.program()
     finally:
         compiler.close()
     if len(program) > MAX_INSTRUCTIONS * 8:
@@ -167,6 +174,30 @@ def _architecture(library: Library, name: str, path: str, warnings: list[str]) -
     if not token:
         warnings.append(f"{path}: this libseccomp does not know {name}, ignored")
     return token
+
+
+def _by_name(rules: list[Rule], default: int) -> dict[str, Alternatives]:
+    """Everything that the profile says about each call, in its order, without what the default says anyway."""
+    calls: dict[str, Alternatives] = {}
+    for rule in rules:
+        if rule.action != default:
+            calls.setdefault(rule.name, []).extend(
+                (rule.action, conditions) for conditions in _alternatives(rule.conditions)
+            )
+    return calls
+
+
+def _by_architecture(
+    library: Library, tokens: list[int], calls: dict[str, Alternatives]
+) -> dict[int, dict[int, Alternatives]]:
+    """The same by audit architecture and number, where the call exists."""
+    found: dict[int, dict[int, Alternatives]] = {}
+    for token in tokens:
+        for name, alternatives in calls.items():
+            number = library.number(name.encode(), token)
+            if number >= 0:
+                found.setdefault(X86_64 if token == X32 else token, {})[number] = alternatives
+    return found
 
 
 def _alternatives(conditions: list[tuple[int, int, int, int]]) -> list[list[tuple[int, int, int, int]]]:

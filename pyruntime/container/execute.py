@@ -1,0 +1,404 @@
+"""`exec`: one more process in a container. It joins the container's namespaces and cgroup and gets its own attributes."""
+
+from __future__ import annotations
+
+import posix
+
+import _socket
+
+from pyruntime.container import init, report, store
+from pyruntime.container.child import Child
+from pyruntime.errors import RuntimeFailure, SpecError
+from pyruntime.kernel import processes as p
+from pyruntime.kernel.facts import read_facts
+from pyruntime.plan import lifecycle as life
+from pyruntime.plan.command import Command
+from pyruntime.plan.namespaces import KINDS
+from pyruntime.plan.process import process_steps
+from pyruntime.plan.step import Place, Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyruntime.container.lifecycle import Context
+
+# "mount" comes last: from then on paths are the container's.
+_ORDER = ("cgroup", "ipc", "uts", "network", "time", "mount")
+
+
+class ExecOptions:
+    """The flags of `exec`."""
+
+    __slots__ = (
+        "additional_gids", "apparmor", "args", "caps", "cgroups", "console_socket", "cwd", "detach", "env", "ignore_paused",
+        "no_new_privs", "pid_file", "pidfd_socket", "preserve_fds", "process", "process_label", "tty", "user",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.process: str | None = None
+        self.args: list[str] = []
+        self.cwd: str | None = None
+        self.env: list[str] = []
+        self.tty = self.detach = self.ignore_paused = False
+        self.user: str | None = None
+        self.additional_gids: list[int] = []
+        self.process_label: str | None = None
+        self.apparmor: str | None = None
+        self.no_new_privs: bool | None = None
+        self.caps: list[str] = []
+        self.cgroups: list[str] = []
+        self.pid_file: str | None = None
+        self.console_socket: str | None = None
+        self.pidfd_socket: str | None = None
+        self.preserve_fds = 0
+
+
+class EnterContainer(Step):
+    """Join the namespaces of the container's init, all by one pidfd, so that they cannot be another process'."""
+
+    __slots__ = ("kinds", "pidfd")
+
+    def __init__(self, pidfd: int, kinds: int) -> None:
+        self.pidfd = pidfd
+        self.kinds = kinds
+
+    def describe(self) -> str:
+        return "join the container's namespaces"
+
+    def apply(self, place: Place) -> None:
+        if self.kinds:
+            p.setns(self.pidfd, self.kinds)
+        place.rootfs = posix.open(b"/", posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
+
+
+class EnterRoot(Step):
+    """The root directory of a container that shares our mount namespace."""
+
+    __slots__ = ("descriptor",)
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def describe(self) -> str:
+        return "chroot into the container's root"
+
+    def apply(self, place: Place) -> None:
+        posix.fchdir(self.descriptor)
+        posix.chroot(b".")
+        place.rootfs = self.descriptor
+
+
+def exec_process(context: Context, container_id: str, options: ExecOptions) -> int:
+    """Run a process in a container. Returns the exit status to leave with. Raises RuntimeFailure."""
+    from pyruntime.container.setup import check_console, close_unknown
+
+    close_unknown(options.preserve_fds)
+    record = store.open_container(context.root, container_id)
+    status, pid = record.status()
+    if status == store.STOPPED:
+        raise RuntimeFailure("cannot exec in a stopped container")
+    if status == store.PAUSED and not options.ignore_paused:
+        raise RuntimeFailure("cannot exec in a paused container (use --ignore-paused to override)")
+    if status == store.CREATING:
+        raise RuntimeFailure("cannot exec in a container that is still being created")
+    config = record.config()
+    process = _process(options, config)
+    check_console(bool(process.get("terminal")), options.console_socket, options.detach)
+    pidfd = _open_init(record, pid)
+    new = _Exec(record, config, process, pidfd, pid)
+    try:
+        new.plan(options, context)
+        new.run(options)
+        _hand_over(new, options)
+        new.release()
+        new.await_program()
+    except BaseException:
+        new.end()
+        raise
+    if options.detach:
+        return 0
+    from pyruntime.container.foreground import wait
+
+    return wait(new.pid, new.console)
+
+
+def _open_init(record: store.Record, pid: int) -> int:
+    try:
+        pidfd = p.pidfd_open(pid)
+    except OSError:
+        raise RuntimeFailure("cannot exec in a stopped container") from None
+    if p.start_time(pid) != record.data["started"]:
+        raise RuntimeFailure("cannot exec in a stopped container")
+    return pidfd
+
+
+def _process(options: ExecOptions, config: dict[str, Any]) -> dict[str, Any]:
+    """The process document: a file, or that of the container with the flags applied."""
+    if options.process is not None:
+        from pyruntime.spec import load
+
+        process: dict[str, Any] = load.load_process(options.process)  # type: ignore[assignment]
+        own = config.get("process") or {}
+        for name in ("apparmorProfile", "selinuxLabel"):
+            if not process.get(name) and own.get(name):
+                process[name] = own[name]
+        return process
+    process = dict(config.get("process") or {})
+    if not process:
+        raise RuntimeFailure("the container has no process to take defaults from: use --process")
+    process["args"] = options.args
+    process["terminal"] = options.tty
+    process.pop("consoleSize", None)
+    if options.cwd is not None:
+        if not options.cwd.startswith("/"):
+            raise SpecError("--cwd", f"{options.cwd}: Cwd must be an absolute path")
+        process["cwd"] = options.cwd
+    process["env"] = [*(process.get("env") or []), *options.env]
+    user = dict(process.get("user") or {})
+    if options.user:
+        uid, colon, gid = options.user.partition(":")
+        user["uid"] = int(uid)
+        if colon:
+            user["gid"] = int(gid)
+    if options.additional_gids:
+        user["additionalGids"] = [*(user.get("additionalGids") or []), *options.additional_gids]
+    process["user"] = user
+    if options.apparmor is not None:
+        process["apparmorProfile"] = options.apparmor
+    if options.process_label is not None:
+        process["selinuxLabel"] = options.process_label
+    if options.no_new_privs is not None:
+        process["noNewPrivileges"] = options.no_new_privs
+    if options.caps:
+        process["capabilities"] = _with_capabilities(process.get("capabilities") or {}, options.caps)
+    return process
+
+
+def _with_capabilities(sets: dict[str, list[str]], extra: list[str]) -> dict[str, list[str]]:
+    """More capabilities in bounding, effective and permitted; in ambient too where the container uses ambient ones.
+
+    Never in inheritable: a file with inheritable capabilities would gain them (CVE-2022-29162).
+    """
+    changed = {name: list(sets.get(name) or []) for name in ("bounding", "effective", "permitted", "inheritable", "ambient")}
+    for name in ("bounding", "effective", "permitted"):
+        changed[name] += [one for one in extra if one not in changed[name]]
+    inheritable = set(changed["inheritable"])
+    if inheritable:
+        changed["ambient"] += [one for one in extra if one in inheritable and one not in changed["ambient"]]
+    return changed
+
+
+class _Exec(Child):
+    """The process that is being added."""
+
+    __slots__ = ("cgroup", "config", "cpus", "init", "limits", "listener", "namespaces", "oom_score", "process", "record", "userns")
+
+    def __init__(
+        self, record: store.Record, config: dict[str, Any], process: dict[str, Any], init_pidfd: int, init_pid: int
+    ) -> None:
+        super().__init__()
+        self.record = record
+        self.config = config
+        self.process = process
+        self.init = (init_pidfd, init_pid)
+        linux = config.get("linux") or {}
+        self.namespaces = [entry["type"] for entry in linux.get("namespaces") or []]
+        self.userns = "user" in self.namespaces and not _same_user_namespace(init_pid)
+        self.listener: Any = None
+        self.cgroup: Any = None
+        self.cpus: Step | None = None
+        self.limits: Any = []
+        self.oom_score: int | None = None
+
+    def plan(self, options: ExecOptions, context: Context) -> None:
+        """Compute the steps. Raises SpecError."""
+        config, process = self.config, self.process
+        linux = config.get("linux") or {}
+        labels = bool(process.get("apparmorProfile") or process.get("selinuxLabel"))
+        facts = read_facts(labels)
+        if self.userns:
+            facts = facts.in_user_namespace(_setgroups_allowed(self.init[1]))
+        seccomp = self._seccomp(linux.get("seccomp"), context)
+        attributes = process_steps(
+            process,
+            container_id=self.record.id,
+            facts=facts,
+            linux={name: linux[name] for name in ("personality",) if name in linux},
+            annotations=config.get("annotations"),
+            seccomp=seccomp,
+            new_keyring=bool(self.record.data.get("keyring", True)),
+            joining=True,
+        )
+        for warning in attributes.warnings:
+            report.warn(warning)
+        self.limits, self.oom_score = attributes.limits, attributes.oom_score
+        self.command = Command(process)
+        kinds = 0
+        for kind in _ORDER:
+            if kind in self.namespaces:
+                kinds |= KINDS[kind]
+        steps = self.steps
+        steps.append(life.WaitFor(life.GO_CGROUP, "the runtime has put us into the container's cgroup", self.listener))
+        if "mount" in self.namespaces:
+            steps.append(EnterContainer(self.init[0], kinds))
+        else:
+            root = posix.open(f"/proc/{self.init[1]}/root", posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
+            steps += [EnterContainer(self.init[0], kinds), EnterRoot(root)]
+        if self.userns:
+            steps.append(life.BecomeRoot(facts.setgroups))
+        if labels:
+            steps.append(life.OpenProcfs(False))
+        if process.get("terminal"):
+            size = process.get("consoleSize")
+            steps.append(life.OpenTerminal((size["height"], size["width"]) if size else None, False))
+        else:
+            steps.append(life.NewSession())
+        affinity = process.get("execCPUAffinity") or {}
+        if affinity.get("initial"):
+            from pyruntime.plan.scheduling import SetAffinity
+
+            self.cpus = SetAffinity(affinity["initial"], "process.execCPUAffinity.initial")
+        if affinity.get("final"):
+            from pyruntime.plan.scheduling import SetAffinity
+
+            steps.append(SetAffinity(affinity["final"], "process.execCPUAffinity.final"))
+        steps += attributes.before_start
+        extra = self.listener.connection if self.listener else -1
+        steps += [life.FindProgram(self.command), life.CloseDescriptors(options.preserve_fds, extra)]
+        steps += [life.ReportReady(), life.WaitForStart()]
+        steps += attributes.after_start
+        steps.append(life.Execute(self.command))
+
+    def _seccomp(self, section: Any, context: Context) -> Step | None:
+        if not section:
+            return None
+        from pyruntime.container.setup import FILTERS
+        from pyruntime.plan.seccomp import InstallSeccomp, compile_filter
+
+        compiled = compile_filter(section, f"{context.root}/{FILTERS}")
+        if compiled is None:
+            return None
+        if compiled.notify:
+            from pyruntime.plan.seccomp_listener import Listener, listener_path
+
+            self.listener = Listener(listener_path(section, self.config.get("annotations") or {}))
+        return InstallSeccomp(compiled, self.listener)
+
+    def run(self, options: ExecOptions) -> None:
+        """Make the process and bring it to the door of its program."""
+        self.cgroup = self.record.cgroup()
+        where = self.cgroup
+        for sub in options.cgroups:
+            where = self.cgroup.join_path(sub) if where is self.cgroup else where.join(sub)
+        if posix.geteuid() == 0:
+            p.prctl(p.PR_SET_DUMPABLE, 0)
+        if self.cpus is not None:
+            self.cpus.apply(self.place)
+        ours, theirs = self.pair()
+        init.freeze_memory()
+        pid = self._clone_inside(theirs, ours) if self.userns else self._clone(theirs, ours)
+        self.adopt(pid, theirs, ours)
+        posix.close(self.init[0])
+        if self.listener is not None:
+            self.listener.close()
+        if self.oom_score is not None:
+            from pyruntime.plan.limits import write_oom_score
+
+            descriptor = posix.open(f"/proc/{pid}", posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
+            write_oom_score(descriptor, self.oom_score)
+            posix.close(descriptor)
+        if self.record.data["cgroup"].get("paths"):
+            where.add(pid, self.init[1])
+        if self.limits:
+            from pyruntime.plan.limits import raise_hard_limits
+
+            raise_hard_limits(pid, self.limits)
+        self.send(life.GO_CGROUP + self._agent_state())
+        message = self.receive()
+        if message[:1] != life.READY:
+            raise self.failure(message)
+
+    def _agent_state(self) -> bytes:
+        if self.listener is None:
+            return b""
+        from pyruntime.container.launch import state_document
+        from pyruntime.plan.seccomp_listener import process_state
+
+        section = self.config["linux"]["seccomp"]
+        document = state_document(self.record, store.RUNNING, self.init[1]).decode("utf-8", "surrogatepass")
+        return process_state(self.config["ociVersion"], self.pid, section.get("listenerMetadata") or "", document)
+
+    def _clone(self, theirs: _socket.socket, ours: _socket.socket) -> int:
+        if "pid" in self.namespaces:
+            self._enter(p.CLONE_NEWPID)
+        pid = p.clone(0)
+        if pid == 0:
+            self.begin(theirs, ours)
+        return pid
+
+    def _enter(self, kinds: int) -> None:
+        try:
+            p.setns(self.init[0], kinds)
+        except ProcessLookupError:
+            raise RuntimeFailure("cannot exec in a stopped container") from None
+        except OSError as error:
+            raise RuntimeFailure(f"cannot join the container's namespaces: {(error.strerror or '').lower()}") from None
+
+    def _clone_inside(self, theirs: _socket.socket, ours: _socket.socket) -> int:
+        """Clone from a helper that is in the user namespace already: our own ids may mean nothing in it."""
+        said, say = posix.pipe2(posix.O_CLOEXEC)
+        helper = p.clone(0)
+        if helper == 0:
+            try:
+                p.setns(self.init[0], p.CLONE_NEWUSER | (p.CLONE_NEWPID if "pid" in self.namespaces else 0))
+                pid = p.clone(p.CLONE_PARENT)
+                if pid == 0:
+                    self.begin(theirs, ours)
+                posix.write(say, b"%d" % pid)
+            except OSError as error:
+                posix.write(say, b"E%d" % (error.errno or 0))
+            finally:
+                posix._exit(0)
+        posix.close(say)
+        answer = posix.read(said, 64)
+        posix.close(said)
+        posix.waitpid(helper, 0)
+        if not answer or answer[:1] == b"E":
+            code = int(answer[1:] or b"0")
+            reason = posix.strerror(code).lower() if code else "the helper died"
+            raise RuntimeFailure(f"cannot join the container's user namespace: {reason}")
+        return int(answer)
+
+
+def _same_user_namespace(pid: int) -> bool:
+    try:
+        return posix.readlink(f"/proc/{pid}/ns/user") == posix.readlink("/proc/self/ns/user")
+    except OSError:
+        return False
+
+
+def _setgroups_allowed(pid: int) -> bool:
+    try:
+        descriptor = posix.open(f"/proc/{pid}/setgroups", posix.O_RDONLY | posix.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        return posix.read(descriptor, 16).strip() != b"deny"
+    finally:
+        posix.close(descriptor)
+
+
+def _hand_over(new: _Exec, options: ExecOptions) -> None:
+    if not (options.console_socket or options.pidfd_socket or options.pid_file):
+        return
+    from pyruntime.container import handover
+
+    if options.console_socket and new.console >= 0:
+        handover.send_console(options.console_socket, new.console)
+        posix.close(new.console)
+        new.console = -1
+    if options.pidfd_socket:
+        handover.send_descriptor(options.pidfd_socket, new.pidfd, b"setns")
+    if options.pid_file:
+        handover.write_pid(options.pid_file, new.pid)
