@@ -16,7 +16,7 @@ BUNDLE_FLAG = Flag("bundle", "directory of the bundle (default: the current dire
 CONFIG_FLAG = Flag(
     "config", "read the configuration from FILE instead of config.json in the bundle", short="f", value="FILE"
 )
-FORMAT_FLAG = Flag("format", "form of the plan of --dry-run: text or json", value="FORMAT", choices=("text", "json"))
+FORMAT_FLAG = Flag("format", "form of the plan: text or json", default="text", value="FORMAT", choices=("text", "json"))
 
 # Shared with `run`.
 CREATE_FLAGS = (
@@ -79,7 +79,7 @@ def run(settings: Settings, options: Options) -> int:
     identifier = container_id(options.arguments[0])
     from pyruntime.container import lifecycle
 
-    lifecycle.create(settings.context(), identifier, bundle_directory(options), create_options(options))
+    lifecycle.create(settings.context(new=True), identifier, bundle_directory(options), create_options(options))
     return 0
 
 

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def run(settings: Settings, options: Options) -> int:
-    from pyruntime.spec import features
+    from pyruntime.container import host_features
 
-    output.write(jsontext.dumps(features.document(), indent=4) + "\n")
+    output.write(jsontext.dumps(host_features.document(), indent=4) + "\n")
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from pyruntime.cli import output
 from pyruntime.cli.flags import BOOL, Flag, Options, Verb
 from pyruntime.errors import RuntimeFailure
@@ -42,6 +44,10 @@ def run(settings: Settings, options: Options) -> int:
     from pyruntime.container import lifecycle
 
     chosen = checked_format(options)
+    if settings.root_given and not os.path.isdir(settings.root):
+        raise RuntimeFailure(
+            f"open {settings.root}: no such file or directory"
+        )  # more likely a slip than no containers
     found = lifecycle.listing(settings.context())
     if options.on("quiet"):
         output.write("".join(f"{item['id']}\n" for item in found))

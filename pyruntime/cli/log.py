@@ -37,8 +37,8 @@ _started = time.monotonic()
 _level = LEVELS["warning"]
 _json = False
 _callers = False
-_descriptor = -1  # of the --log file
-_sink: Callable[[str, str], None] | None = None  # journald or syslog instead of a file
+_descriptor = -1  # of the --log file, or of the socket of journald or syslog
+_sink: Callable[[str, str], bytes] | None = None  # makes the datagram for that socket
 
 
 def configure(path: str, form: str, level: str | None) -> None:
@@ -60,7 +60,8 @@ def configure(path: str, form: str, level: str | None) -> None:
     if colon and scheme in ("journald", "syslog"):
         from pyruntime.cli import system_log
 
-        _sink = system_log.connect(scheme, rest)
+        descriptor, _sink = system_log.connect(scheme, rest)
+        _descriptor = _move_up(descriptor)
     elif path:
         _descriptor = _open(rest if colon and scheme == "file" else path)
 
@@ -108,7 +109,7 @@ def _move_up(descriptor: int) -> int:
 def error(message: str) -> None:
     """Log the one error a verb ends with. It always reaches standard error too."""
     _log("error", message, 2)
-    if _descriptor >= 0 or _sink is not None:
+    if _descriptor >= 0:
         _write(STDERR, printable(message) + "\n")
 
 
@@ -125,7 +126,7 @@ def debug(message: str) -> None:
 
 
 def descriptor() -> int:
-    """The descriptor of the --log file, -1 without one."""
+    """The descriptor that log lines go to, -1 for standard error."""
     return _descriptor
 
 
@@ -135,10 +136,10 @@ def debugging() -> bool:
 
 def _log(level: str, message: str, depth: int) -> None:
     caller = _caller(depth + 1) if _callers else {}
-    if _sink is not None:
-        _sink(level, printable(message))
-        return
     target = STDERR if _descriptor < 0 else _descriptor
+    if _sink is not None:
+        _send(target, _sink(level, printable(message)))
+        return
     if _json:
         line = format_json(level, message, timestamp(), caller)
     elif posix.isatty(target):
@@ -240,8 +241,12 @@ def reason(error: OSError) -> str:
 
 
 def _write(descriptor: int, line: str) -> None:
-    """Write a whole line in one call, so that lines of several runtimes do not mix. Nobody can be told if it fails."""
-    data = line.encode("utf-8", "surrogateescape")
+    """Write a whole line in one call, so that lines of several runtimes do not mix."""
+    _send(descriptor, line.encode("utf-8", "surrogateescape"))
+
+
+def _send(descriptor: int, data: bytes) -> None:
+    """Nobody can be told if it fails."""
     try:
         while data:
             data = data[posix.write(descriptor, data) :]

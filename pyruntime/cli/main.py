@@ -79,16 +79,18 @@ class Settings:
             raise RuntimeFailure(f"unknown cgroup manager {self.cgroup_manager}: use cgroupfs, systemd or disabled")
         self.systemd_cgroup = options.on("systemd-cgroup") or self.cgroup_manager == "systemd"
 
-    def context(self) -> lifecycle.Context:
-        """What the container room needs to know of all this; from now on its warnings come out as log lines."""
+    def context(self, new: bool = False) -> lifecycle.Context:
+        """What the container room needs to know of all this; from now on its warnings come out as log lines.
+
+        `new` when a container is to be made, and with it the user's state directory if it is not there.
+        """
         from pyruntime.container import lifecycle, report
 
         report.warn = log.warning
         report.debug = log.debug
         report.debugging = log.debugging()
         report.descriptor = log.descriptor()
-
-        if not self.root_given and self.root != SYSTEM_ROOT:
+        if new and not self.root_given and self.root != SYSTEM_ROOT:
             self._keep_user_root()
         return lifecycle.Context(
             root=self.root,

@@ -34,4 +34,4 @@ def write(text: str) -> None:
 
 
 def _failed(error: OSError) -> NoReturn:
-    raise RuntimeFailure(f"write to standard output: {error.strerror.lower()}") from None
+    raise RuntimeFailure(f"write to standard output: {(error.strerror or '').lower()}") from None

@@ -3,27 +3,49 @@
 from __future__ import annotations
 
 from pyruntime.cli import output
-from pyruntime.cli.create import BUNDLE_FLAG, CONFIG_FLAG, FORMAT_FLAG, bundle_directory
-from pyruntime.cli.flags import Options, Verb
+from pyruntime.cli.create import (
+    BUNDLE_FLAG,
+    CONFIG_FLAG,
+    FORMAT_FLAG,
+    absolute_or_none,
+    bundle_directory,
+    create_options,
+)
+from pyruntime.cli.flags import Options, Verb, container_id
 from pyruntime.errors import RuntimeFailure
 from pyruntime.spec import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyruntime.cli.main import Settings
+    from pyruntime.container import lifecycle
+
+# Stands for the id where a plan is asked for without one; it is part of the cgroup's path.
+ANY_ID = "container"
+
+
+def run(settings: Settings, options: Options) -> int:
+    from pyruntime.container import lifecycle
+
+    made = lifecycle.CreateOptions()
+    made.config = absolute_or_none(options, "config")
+    return _show(settings, options, made)
 
 
 def show(settings: Settings, options: Options) -> int:
-    """Print the plan for the bundle that the flags name."""
+    """Print what `create` or `run` with these flags would do."""
+    return _show(settings, options, create_options(options))
+
+
+def _show(settings: Settings, options: Options, made: lifecycle.CreateOptions) -> int:
     from pyruntime.cli.log import printable
     from pyruntime.container import lifecycle
 
-    chosen = options.text("format") or "text"
+    chosen = options.text("format")
     if chosen not in ("text", "json"):
         raise RuntimeFailure(f"invalid format option: {chosen}: use text or json")
-    bundle = bundle_directory(options)
-    identifier = options.arguments[0] if options.arguments else "ID"
-    steps = lifecycle.preview(settings.context(), identifier, bundle, lifecycle.CreateOptions())
+    identifier = container_id(options.arguments[0]) if options.arguments else ANY_ID
+    steps = lifecycle.preview(settings.context(), identifier, bundle_directory(options), made)
     if chosen == "json":
         listed = [{"side": step.side, "step": type(step).__name__, "description": step.describe()} for step in steps]
         output.write(jsontext.dumps(listed, indent=2) + "\n")
@@ -35,10 +57,12 @@ def show(settings: Settings, options: Options) -> int:
 VERB = Verb(
     "plan",
     "show what run would do, without doing it",
-    show,
+    run,
+    arguments="[container-id]",
     about="""\
 Prints the steps in which a container of this bundle would be set up, in order, one line each. It needs neither root nor
 a container and changes nothing.""",
     examples=(("The plan for the bundle in /srv/web:", "pyruntime plan --bundle /srv/web"),),
     flags=(BUNDLE_FLAG, CONFIG_FLAG, FORMAT_FLAG),
+    maximum=1,
 )

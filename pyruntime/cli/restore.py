@@ -25,7 +25,7 @@ def run(settings: Settings, options: Options) -> int:
     made.preserve_fds = preserved_descriptors(options)
     made.lsm_profile = options.text_or_none("lsm-profile")
     made.lsm_mount_context = options.text_or_none("lsm-mount-context")
-    return checkpoint.restore(settings.context(), identifier, bundle_directory(options), made)
+    return checkpoint.restore(settings.context(new=True), identifier, bundle_directory(options), made)
 
 
 VERB = Verb(

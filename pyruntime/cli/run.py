@@ -21,7 +21,7 @@ def run(settings: Settings, options: Options) -> int:
     made = create_options(options)
     made.detach = options.on("detach")
     made.keep = options.on("keep")
-    return lifecycle.run(settings.context(), identifier, bundle_directory(options), made)
+    return lifecycle.run(settings.context(new=True), identifier, bundle_directory(options), made)
 
 
 VERB = Verb(

@@ -21,10 +21,9 @@ VERB = Verb(
     "seal",
     "mount the interpreter read-only, so that containers start faster",
     run,
-    flags=(Flag("remove", "unmount it again", kind=BOOL),),
     about="Whatever a container does, it must not be able to write to the interpreter that started it. Without this "
     "command each `create`, `run`, `exec` and `restore` starts a protected interpreter first, which takes some "
     "milliseconds. With it, the interpreter is mounted once, read-only for good, in /run, until the next boot.",
-    minimum=0,
-    maximum=0,
+    flags=(Flag("remove", "unmount it again", kind=BOOL),),
+    examples=(("At boot, from a unit or a start script:", "pyruntime seal"),),
 )

@@ -19,8 +19,10 @@ FACILITY = 1 << 3
 PRIORITIES = {"error": 3, "warning": 4, "info": 6, "debug": 7}
 
 
-def connect(scheme: str, identifier: str) -> Callable[[str, str], None]:
-    """A function (level, message) that sends one line to `journald` or `syslog` under the name `identifier`.
+def connect(scheme: str, identifier: str) -> tuple[int, Callable[[str, str], bytes]]:
+    """A socket connected to `journald` or `syslog`, and a function (level, message) that makes a datagram for it.
+
+    `identifier` is the name under which the lines are filed.
 
     Raises RuntimeFailure when the daemon's socket is not there.
     """
@@ -33,14 +35,7 @@ def connect(scheme: str, identifier: str) -> Callable[[str, str], None]:
     except OSError as error:
         connection.close()
         raise RuntimeFailure(f"--log {scheme}:{identifier}: connect {path}: {error.strerror}") from None
-
-    def send(level: str, message: str) -> None:
-        try:
-            connection.send(form(name, level, message))
-        except OSError:
-            pass  # an error reaches standard error in any case
-
-    return send
+    return connection.detach(), lambda level, message: form(name, level, message)
 
 
 def journal_datagram(name: str, level: str, message: str) -> bytes:

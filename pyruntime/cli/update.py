@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 Resources = dict[str, "Any"]
 
-UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
+# Powers of 1024, each also written with `b` or `ib`: k, kb, KiB.
+UNITS = {"": 1, "b": 1}
+for _power, _letter in enumerate("kmgtp", 1):
+    UNITS[_letter] = UNITS[f"{_letter}b"] = UNITS[f"{_letter}ib"] = 1024**_power
 INT64 = (-(1 << 63), (1 << 63) - 1)
 UINT64 = (0, (1 << 64) - 1)
 
@@ -56,8 +59,6 @@ def size_in_bytes(text: str) -> int:
     digits = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
     unit = text[len(digits) :].lower()
     number = digits[:-1] if digits.endswith(" ") and unit else digits
-    if unit not in UNITS:
-        unit = unit[:-2] if unit.endswith("ib") else unit.removesuffix("b")
     whole, _, fraction = number.partition(".")
     if unit not in UNITS or not whole.isascii() or not whole.isdigit() or len(number) > 25:
         raise ValueError(text)
