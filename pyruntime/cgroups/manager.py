@@ -54,7 +54,15 @@ def plan(
     if systemd:
         from pyruntime.cgroups.systemd import plan_systemd
 
-        return plan_systemd(container_id, cgroups_path, resources, rootless, annotations or {}, host, userns_owner)
+        return plan_systemd(
+            container_id,
+            cgroups_path,
+            resources,
+            rootless=rootless,
+            annotations=annotations or {},
+            host=host,
+            owner=userns_owner,
+        )
     path = inner(container_id, cgroups_path)
     if not host.mounts:
         if rootless and not cgroups_path and not resources:
@@ -106,6 +114,7 @@ class Manager:
     __slots__ = ("explicit", "made", "paths", "resources", "rootless", "warnings")
 
     driver = ""
+    version = 0
 
     def __init__(self, paths: dict[str, str], resources: dict[str, Any], rootless: bool, explicit: bool) -> None:
         self.paths = paths  # controller -> absolute directory; UNIFIED ("") for cgroup2
@@ -268,7 +277,7 @@ class Manager:
 
     def _main(self) -> str:
         """The directory whose hierarchy is asked for processes."""
-        for name in (UNIFIED if self.driver != "v1" else "devices", "freezer", "pids", "memory"):
+        for name in ("devices", "freezer", "pids", "memory") if self.version == 1 else (UNIFIED,):
             if name in self.paths:
                 return self.paths[name]
         return next(iter(self.paths.values()), "")
@@ -279,12 +288,9 @@ class Manager:
         except OSError as error:
             if error.errno in FORBIDDEN and self.rootless and not self.explicit:
                 return self._drop(directory)
-            if error.errno == EBUSY and like and not self._main_is_v1():
+            if error.errno == EBUSY and like and self.version == 2:
                 return self._enter_beside(directory, pid, like)
             raise cannot_enter(directory, pid, error) from error
-
-    def _main_is_v1(self) -> bool:
-        return UNIFIED not in self.paths or len(self.paths) > 1
 
     def _enter_beside(self, directory: str, pid: int, like: int) -> None:
         """Put `pid` into the cgroup of `like`, which must lie below `directory`."""
@@ -325,7 +331,7 @@ class Joined:
             raise RuntimeFailure(f"bad sub cgroup path: {path!r} must stay inside the container's cgroup")
         for name in chosen:
             key = name if name in self.subs else "name=" + name
-            if key not in self.subs or (colon and self.base.driver != "v1"):
+            if key not in self.subs or (colon and self.base.version == 2):
                 known = ", ".join(sorted(filter(None, self.subs))) or "none: cgroup v2 has one tree, give just a path"
                 raise RuntimeFailure(f"--cgroup {text}: no controller {name!r} (controllers here: {known})")
             self.subs[key] = path.strip("/")

@@ -60,10 +60,10 @@ def open_v2(directory: str) -> int:
 
 
 def watch(manager: Manager, timeout: float | None) -> Iterator[None]:
-    """Yield at every OOM kill until the cgroup is gone (on v2: has no process left), or nothing happened for `timeout` seconds."""
+    """Yield at every OOM kill until the cgroup is gone (on v2: empty), or nothing happened for `timeout` seconds."""
     descriptor = manager.oom_event_fd()
     try:
-        if manager.driver != "v1" and UNIFIED in manager.paths:
+        if manager.version == 2:
             yield from _watch_v2(descriptor, manager.paths[UNIFIED], timeout)
         else:
             yield from _watch_v1(descriptor, manager.paths["memory"], timeout)

@@ -44,6 +44,7 @@ class V1(Manager):
     __slots__ = ("limits",)
 
     driver = "v1"
+    version = 1
 
     def __init__(self, paths: dict[str, str], resources: dict[str, Any], rootless: bool, explicit: bool) -> None:
         super().__init__(paths, resources, rootless, explicit)
@@ -78,6 +79,10 @@ class V1(Manager):
     # Making and removing
 
     def create(self) -> None:
+        self._make()
+
+    def _make(self, unused: bool = True) -> None:
+        """Make the directories; with `unused` there must be no process in them."""
         made: list[str] = []
         cpuset = self.paths.get("cpuset")
         try:
@@ -85,7 +90,7 @@ class V1(Manager):
                 try:
                     new = cgroupfs.make(directory)
                     made += new
-                    if directory not in new:
+                    if unused and directory not in new:
                         self._refuse_used(directory)
                     if directory == cpuset:
                         self._fill_cpuset(directory)

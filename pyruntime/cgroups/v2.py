@@ -34,6 +34,7 @@ class V2(Manager):
     __slots__ = ("limits", "mount", "owner", "rules")
 
     driver = "v2"
+    version = 2
 
     def __init__(
         self,
