@@ -1,7 +1,7 @@
 """Argument comparisons that libseccomp gets wrong, compiled by ourselves.
 
 When several rules for one system call order the same argument (less, greater) and their values differ in the upper 32
-bits, libseccomp (2.5.4 and 2.6.0, at least) shares code between them with the wrong half of the argument in the
+bits, libseccomp (seen in 2.5.4) shares code between them with the wrong half of the argument in the
 accumulator: "at least 2^32, or 0" also lets 1 through. A filter must not be open where it says closed, so calls that
 have an ordering comparison among several rules are decided by this program, which runs before libseccomp's, and are
 left out of that one.

@@ -3,6 +3,7 @@
 The meaning is runc's, where the runtime spec leaves it open:
 
 * A rule whose action is the default action is skipped, and so is a name that no architecture has.
+* A rule without conditions decides over all others for its call; the first one, if there are several.
 * The conditions of one rule must all hold; if two of them look at the same argument, each becomes a rule of its own.
 * The native architecture is always in the filter. Architectures that are not get their calls killed.
 * A system call newer than every name in the profile gets ENOSYS instead of the default action. Otherwise programs
@@ -65,6 +66,8 @@ _WITH_DATA = (RET_ERRNO, RET_TRACE)
 # not know, so they see the new ones too.
 _PERMISSIVE = (RET_ALLOW, RET_LOG, RET_TRACE, RET_USER_NOTIF)
 _TREE_FROM = 33  # rules; below it libseccomp's plain list is as fast, and libseccomp up to 2.5.4 is wrong at 0
+_MAX_ERRNO = 4094  # the kernel's limit is 4095, which libseccomp does not take
+_ACTION = 0xFFFF0000  # SECCOMP_RET_ACTION_FULL; the rest is the data of the action
 _X32_BIT = 1 << 30
 
 
@@ -162,8 +165,9 @@ def _action(section: dict[str, Any], action_field: str, data_field: str, path: s
         return action
     if data is None:
         data = EPERM
-    if not 0 <= data <= 0xFFFF:
-        raise SpecError(f"{path}.{data_field}", f"{data} is not between 0 and 65535")
+    highest = _MAX_ERRNO if action == RET_ERRNO else 0xFFFF
+    if not 0 <= data <= highest:
+        raise SpecError(f"{path}.{data_field}", f"{data} is not between 0 and {highest}")
     return action | data
 
 
@@ -218,7 +222,7 @@ def _newer_calls(library: Library, tokens: list[int], rules: list[Rule], default
 
     Names count whatever their action is: who wrote the profile knew of them. It falls through to what follows it.
     """
-    if default in _PERMISSIVE or default == RET_ERRNO | ENOSYS:
+    if default & _ACTION in _PERMISSIVE or default == RET_ERRNO | ENOSYS:
         return b""
     highest: dict[int, int] = {}
     for token in tokens:
