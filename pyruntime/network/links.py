@@ -57,6 +57,10 @@ def make_bridge(route: RouteSocket, bridge: str, network: Record) -> Any:
     kind = (link.get_attr("IFLA_LINKINFO") or link).get_attr("IFLA_INFO_KIND") if link is not None else None
     if kind != "bridge":
         raise RuntimeFailure(f"--bridge: {bridge} is an interface of kind {kind or 'unknown'}, not a bridge")
+    if any(":" in subnet for subnet in network["subnets"]):
+        # The bridge asks its ports for hardware addresses under its link-local address, which duplicate address
+        # detection would keep unusable for up to two seconds: forwarded packets would be lost meanwhile.
+        sysctl(f"net/ipv6/conf/{bridge}/accept_dad", "0")
     requests = [
         address_request(bridge, link["index"], gateway, int(subnet.partition("/")[2]))
         for subnet, gateway in zip(network["subnets"], network["gateways"], strict=True)
@@ -99,6 +103,7 @@ def configure(record: Record, network: Record, netns: int) -> None:
             if ":" in address:  # it may be switched off by the container's default, and must not come by announcements
                 sysctl(f"net/ipv6/conf/{record['ifname']}/disable_ipv6", "0")
                 sysctl(f"net/ipv6/conf/{record['ifname']}/accept_ra", "0")
+                sysctl(f"net/ipv6/conf/{record['ifname']}/accept_dad", "0")
         route = RouteSocket()
     with route:
         link = route.link(record["ifname"])
