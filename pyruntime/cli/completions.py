@@ -205,21 +205,55 @@ def _fish_flag(flag: Flag, condition: str) -> str:
 
 def _fish() -> str:
     verbs = all_verbs()
+    skip = " ".join(name for flag in _with_value(GLOBAL_FLAGS) for name in _spellings(flag))
     lines = [
         f"# fish completion for {PROGRAM}: put it into /usr/share/fish/vendor_completions.d/{PROGRAM}.fish",
         "",
+        "# The verb of the command line, or with the argument `globals` the global options before it.",
+        f"function __{PROGRAM}_verb",
+        "    set -l words (commandline -opc)",
+        "    set -l globals",
+        "    set -e words[1]",
+        "    while set -q words[1]",
+        "        switch $words[1]",
+        f"            case {skip}",
+        "                set -a globals $words[1] $words[2]",
+        "                set -e words[1]",
+        "            case '-*'",
+        "                set -a globals $words[1]",
+        "            case '*'",
+        "                break",
+        "        end",
+        "        set -e words[1]",
+        "    end",
+        '    if test "$argv[1]" = globals',
+        "        printf '%s\\n' $globals",
+        "    else if set -q words[1]",
+        "        echo $words[1]",
+        "    end",
+        "end",
+        "",
+        f"function __{PROGRAM}_is",
+        f"    set -l verb (__{PROGRAM}_verb)",
+        '    test "$verb" = "$argv[1]"',
+        "end",
+        "",
+        f"function __{PROGRAM}_containers",
+        f"    {PROGRAM} (__{PROGRAM}_verb globals) list --quiet 2>/dev/null",
+        "end",
+        "",
         f"complete -c {PROGRAM} -f",
-        *(_fish_flag(flag, "__fish_use_subcommand") for flag in visible(GLOBAL_FLAGS)),
     ]
+    top = f"__{PROGRAM}_is ''"
+    lines += [_fish_flag(flag, top) for flag in visible(GLOBAL_FLAGS)]
     for verb in verbs:
-        lines.append(f"complete -c {PROGRAM} -n __fish_use_subcommand -a {verb.name} -d {_fish_quoted(verb.summary)}")
+        lines.append(f"complete -c {PROGRAM} -n {_fish_quoted(top)} -a {verb.name} -d {_fish_quoted(verb.summary)}")
     for verb in verbs:
-        condition = f"__fish_seen_subcommand_from {verb.name}"
+        condition = f"__{PROGRAM}_is {verb.name}"
         lines += [_fish_flag(flag, condition) for flag in visible(verb.flags)]
+        start = f"complete -c {PROGRAM} -n {_fish_quoted(condition)}"
         if takes_id(verb):
-            lines.append(
-                f"complete -c {PROGRAM} -n {_fish_quoted(condition)} -a '({PROGRAM} list --quiet 2>/dev/null)'"
-            )
+            lines.append(f"{start} -a '(__{PROGRAM}_containers)'")
         elif verb.name == "completion":
-            lines.append(f"complete -c {PROGRAM} -n {_fish_quoted(condition)} -a '{' '.join(SHELLS)}'")
+            lines.append(f"{start} -a '{' '.join(SHELLS)}'")
     return "\n".join(lines) + "\n"

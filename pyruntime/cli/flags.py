@@ -210,8 +210,6 @@ def parse(words: Sequence[str], flags: tuple[Flag, ...], options_first: bool = F
         if word[:1] != "-" or word == "-":
             arguments.append(word)
             if options_first:
-                if words[index : index + 1] == ["--"]:  # `exec ID -- ls`: nobody means a program called `--`
-                    index += 1
                 arguments += words[index:]
                 break
             continue

@@ -94,8 +94,9 @@ def test_options_first_passes_the_rest_through() -> None:
     assert options.arguments == ["id", "ls", "-b", "--", "--nothing"]
 
 
-def test_options_first_drops_two_dashes_directly_behind_the_id() -> None:
-    assert parse(["id", "--", "ls", "--", "x"], TABLE, options_first=True).arguments == ["id", "ls", "--", "x"]
+def test_options_first_keeps_two_dashes() -> None:
+    assert parse(["state", "--", "-x"], TABLE, options_first=True).arguments == ["state", "--", "-x"]
+    assert parse(["--", "-x"], TABLE, options_first=True).arguments == ["-x"]
 
 
 def test_two_dashes_end_the_options() -> None:

@@ -209,6 +209,13 @@ def test_exec(room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("line", ["web -- ls -- x", "web ls -- x", "-- web ls -- x", "-- web -- ls -- x"])
+def test_exec_and_two_dashes(line: str, room: Room) -> None:
+    assert call("exec", *line.split()) == 0
+    assert room[0][2] == "web"
+    assert room[0][3]["args"] == ["ls", "--", "x"]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [("web", "exec args cannot be empty"), ("-u root web ls", "bad uid"), ("-u 1:x web ls", "bad gid"),
