@@ -15,8 +15,7 @@ Errors are `SpecError`s that name the place: line and column for broken syntax, 
 from __future__ import annotations
 
 import _json
-import os
-import stat
+import posix
 
 from pyruntime.errors import RuntimeFailure, SpecError
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 LIMIT = 16 << 20
 DEPTH = 128
+S_IFMT, S_IFREG = 0o170000, 0o100000  # inode(7); the modules os and stat would cost every verb a millisecond
 
 _WHITESPACE = " \t\n\r"
 _PARENTHESES = bytes.maketrans(b"[]{}", b"()()")
@@ -152,20 +152,24 @@ def read_file(path: str | bytes, dir_fd: int | None = None, limit: int = LIMIT) 
     A pipe or device in its place can neither block the runtime nor feed it without end. Raises OSError when the file
     cannot be opened (so that a caller can tell a missing one), RuntimeFailure when it is not a regular file or too big.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY, dir_fd=dir_fd)
+    handle = posix.open(path, posix.O_RDONLY | posix.O_NONBLOCK | posix.O_CLOEXEC | posix.O_NOCTTY, dir_fd=dir_fd)
     try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise RuntimeFailure(f"{os.fsdecode(path)}: not a regular file")
+        if posix.fstat(handle).st_mode & S_IFMT != S_IFREG:
+            raise RuntimeFailure(f"{_name(path)}: not a regular file")
         parts = []
         size = 0
-        while part := os.read(handle, min(1 << 20, limit + 1 - size)):
+        while part := posix.read(handle, min(1 << 20, limit + 1 - size)):
             parts.append(part)
             size += len(part)
             if size > limit:
-                raise RuntimeFailure(f"{os.fsdecode(path)}: larger than the limit of {limit} bytes")
+                raise RuntimeFailure(f"{_name(path)}: larger than the limit of {limit} bytes")
         return b"".join(parts)
     finally:
-        os.close(handle)
+        posix.close(handle)
+
+
+def _name(path: str | bytes) -> str:
+    return path if isinstance(path, str) else path.decode("utf-8", "surrogateescape")
 
 
 def dumps(value: object, indent: int | str | None = None, sort: bool = False) -> str:
@@ -311,7 +315,7 @@ def _first_bad(value: object, path: str) -> tuple[str, str] | None:
 
 def join(path: str, key: str) -> str:
     """The path of the member `key` of the object at `path`; odd keys are quoted: `annotations["a b"]`."""
-    if key.replace("_", "a").isalnum() and key.isascii():
+    if len(key) <= 60 and key.isascii() and key.replace("_", "a").isalnum():
         return f"{path}.{key}" if path else key
     return f"{path}[{shorten(key)}]"
 
