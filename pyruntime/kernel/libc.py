@@ -55,7 +55,7 @@ _X86_64 = {
     "unshare": 272, "setns": 308, "set_mempolicy": 238, "sched_setattr": 314, "seccomp": 317, "bpf": 321,
     "execveat": 322, "statx": 332, "setgroups": 116, "setresgid": 119, "setresuid": 117, "prlimit64": 302,
     "sched_setaffinity": 203, "ioctl": 16, "mknodat": 259, "name_to_handle_at": 303, "rt_sigprocmask": 14,
-    "memfd_create": 319, "signalfd4": 289, "rt_sigaction": 13, "mmap": 9, "ioprio_get": 252,
+    "memfd_create": 319, "signalfd4": 289, "rt_sigaction": 13, "ioprio_get": 252,
     "sched_getattr": 315, "add_key": 248,
 }  # fmt: skip
 _GENERIC = {
@@ -64,7 +64,7 @@ _GENERIC = {
     "unshare": 97, "setns": 268, "set_mempolicy": 237, "sched_setattr": 274, "seccomp": 277, "bpf": 280,
     "execveat": 281, "statx": 291, "setgroups": 159, "setresgid": 149, "setresuid": 147, "prlimit64": 261,
     "sched_setaffinity": 122, "ioctl": 29, "mknodat": 33, "name_to_handle_at": 264, "rt_sigprocmask": 135,
-    "memfd_create": 279, "signalfd4": 74, "rt_sigaction": 134, "mmap": 222, "ioprio_get": 31,
+    "memfd_create": 279, "signalfd4": 74, "rt_sigaction": 134, "ioprio_get": 31,
     "sched_getattr": 275, "add_key": 217,
 }  # fmt: skip
 _UNIFIED = {
@@ -132,12 +132,6 @@ def address(array: _ctypes.Array[_Char]) -> int:
     """Where the bytes of a `buffer()` lie, for structures that hold a pointer."""
     where: int = _ctypes.addressof(array)
     return where
-
-
-def shared_memory(size: int) -> _ctypes.Array[_Char]:
-    """`size` zero bytes, a buffer, that children of this process will share with it. mmap(2)."""
-    where = syscall(NR["mmap"], 0, size, 0x3, 0x21, -1, 0)  # PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS
-    return type(buffer(size)).from_address(where)
 
 
 def read_memory(where: int, size: int) -> bytes:

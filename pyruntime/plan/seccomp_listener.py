@@ -5,9 +5,6 @@ it makes, even the sendmsg(2) that would hand the descriptor over, may be one th
 descriptor yet. So a helper process that shares the table of descriptors, but not the filter, is started first, sees
 the descriptor appear and sends it. This way NOTIFY works for every system call, as the default action too. The
 connection is made by the runtime process beforehand, so that a missing agent fails `create`.
-
-What goes with the descriptor, the container's state, has the process' pid in it and is known only after the process
-was made; it is left in memory that both share.
 """
 
 from __future__ import annotations
@@ -15,14 +12,13 @@ from __future__ import annotations
 import _socket
 import posix
 from _json import encode_basestring_ascii
-from _struct import pack, unpack
+from _struct import pack
 from errno import EBADF, ETIMEDOUT
 from fcntl import F_GETFD, fcntl
 from time import sleep
 
 from pyruntime.errors import RuntimeFailure, SpecError
 from pyruntime.kernel.libc import path as checked
-from pyruntime.kernel.libc import shared_memory
 from pyruntime.kernel.processes import clone
 
 TYPE_CHECKING = False
@@ -33,7 +29,6 @@ if TYPE_CHECKING:
 
 CLONE_FILES = 0x00000400
 
-_STATE_LIMIT = 1 << 20  # bytes of state; pages that are not written cost nothing
 _TRIES = 100_000  # of 50 microseconds each, at least: 5 seconds for one system call of the other process
 
 
@@ -56,15 +51,16 @@ def process_state(version: str, pid: int, metadata: str, state: str) -> bytes:
 class Listener:
     """A connection to the agent at `path`, whose descriptor `connection` the container's process has to keep open.
 
-    In the runtime process: make it, make the container's process, `publish` its state, `close`.
+    That process also has to set `state` (see `process_state`) before it loads the filter: the state has the process'
+    pid in it, so the runtime process can only say it after the process was made.
     """
 
-    __slots__ = ("_memory", "_socket", "connection", "path")
+    __slots__ = ("_socket", "connection", "path", "state")
 
     def __init__(self, path: str) -> None:
         """Connect. Raises RuntimeFailure."""
         self.path = path
-        self._memory = memoryview(shared_memory(_STATE_LIMIT)).cast("B")
+        self.state = b""
         self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
         # The address of a socket ends at 107 bytes; the path of an open descriptor is always short enough.
         descriptor = -1
@@ -82,18 +78,8 @@ class Listener:
                 posix.close(descriptor)
         self.connection = self._socket.fileno()
 
-    def publish(self, state: bytes) -> None:
-        """Leave the message for the agent (see `process_state`), before the filter can be loaded.
-
-        Raises RuntimeFailure if it is too long.
-        """
-        if len(state) + 4 > _STATE_LIMIT:
-            raise RuntimeFailure(f"linux.seccomp.listenerPath: a container state of {len(state)} bytes is too long")
-        self._memory[4 : 4 + len(state)] = state
-        self._memory[:4] = pack("I", len(state))
-
     def close(self) -> None:
-        """The container's process has its own connection, and the agent waits for the end of it."""
+        """In the runtime process: the container's process has its own connection, whose end the agent waits for."""
         self._socket.close()
 
     def load(self, program: Program) -> None:
@@ -138,12 +124,10 @@ class Listener:
                 sleep(0.00005)
             else:
                 return ETIMEDOUT
-            (size,) = unpack("I", self._memory[:4])
-            state = bytes(self._memory[4 : 4 + size])
             rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, pack("i", number))]
-            sent = self._socket.sendmsg([state], rights, _socket.MSG_NOSIGNAL)
-            while sent < size:
-                sent += self._socket.send(state[sent:], _socket.MSG_NOSIGNAL)
+            sent = self._socket.sendmsg([self.state], rights, _socket.MSG_NOSIGNAL)
+            while sent < len(self.state):
+                sent += self._socket.send(self.state[sent:], _socket.MSG_NOSIGNAL)
         except OSError as error:
             return error.errno or 255
         finally:
