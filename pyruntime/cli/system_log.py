@@ -34,7 +34,7 @@ def connect(scheme: str, identifier: str) -> tuple[int, Callable[[str, str], byt
         connection.connect(path)
     except OSError as error:
         connection.close()
-        raise RuntimeFailure(f"--log {scheme}:{identifier}: connect {path}: {error.strerror}") from None
+        raise RuntimeFailure(f"--log {scheme}:{identifier}: connect {path}: {(error.strerror or '').lower()}") from None
     return connection.detach(), lambda level, message: form(name, level, message)
 
 

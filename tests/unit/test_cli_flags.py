@@ -173,8 +173,9 @@ def meanings(draw: st.DrawFn) -> list[tuple[str, str | int | bool]]:
     meant: list[tuple[str, str | int | bool]] = []
     for name in draw(st.lists(st.sampled_from([*BY_NAME, ""]), max_size=8)):
         kind = BY_NAME[name].kind if name else ""
-        values = {BOOL: st.booleans(), TEXT: words, NUMBER: numbers, "": arguments}[kind]
-        meant.append((name, draw(values)))
+        values: dict[str, st.SearchStrategy[str | int | bool]]
+        values = {BOOL: st.booleans(), TEXT: words, NUMBER: numbers, "": arguments}
+        meant.append((name, draw(values[kind])))
     return meant
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import posix
 import pty
 import stat
 import time
@@ -229,7 +230,7 @@ def test_our_own_link_is_followed_and_a_stranger_s_is_not(tmp_path: Path, monkey
     log.configure(str(link), "", None)
     log.warning("w")
     assert "msg=w" in (tmp_path / "target").read_text()
-    monkeypatch.setattr(log.posix, "geteuid", lambda: os.geteuid() + 1)
+    monkeypatch.setattr(posix, "geteuid", lambda: os.geteuid() + 1)
     if os.geteuid() == 0:
         os.lchown(link, 12345, 12345)
     with pytest.raises(RuntimeFailure, match="permission denied: a symbolic link that another user made"):

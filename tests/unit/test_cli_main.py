@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import posix
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 import pyruntime
 from pyruntime.cli import log, output
 from pyruntime.cli import main as cli
-from pyruntime.cli.flags import BOOL, Flag, Options, Verb
+from pyruntime.cli.flags import BOOL, Flag, Options, Verb, parse
 from pyruntime.cli.main import Settings, main
 from pyruntime.errors import RuntimeFailure, SpecError
 
@@ -189,12 +190,12 @@ def test_command_lines_that_need_no_container(
 
 
 def settings(*words: str) -> Settings:
-    return Settings("pyruntime", cli.parse(words, cli.GLOBAL_FLAGS, options_first=True))
+    return Settings("pyruntime", parse(words, cli.GLOBAL_FLAGS, options_first=True))
 
 
 def test_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli.posix, "environ", {})
+    monkeypatch.setattr(posix, "environ", {})
     made = settings()
     assert (made.root, made.root_given, made.rootless) == ("/run/pyruntime", False, "auto")
     assert (made.systemd_cgroup, made.cgroup_manager, made.debug, made.criu) == (False, None, False, None)
@@ -223,8 +224,8 @@ def test_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_the_default_root(
     environment: dict[bytes, bytes], euid: int, namespace: bool, root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli.posix, "environ", environment)
-    monkeypatch.setattr(cli.posix, "geteuid", lambda: euid)
+    monkeypatch.setattr(posix, "environ", environment)
+    monkeypatch.setattr(posix, "geteuid", lambda: euid)
     monkeypatch.setattr(cli, "_in_user_namespace", lambda: namespace)
     assert cli.default_root() == root
 
@@ -254,10 +255,8 @@ def test_the_flags_that_matter_to_a_sealed_process_exist() -> None:
 # The whole program, from outside.
 
 
-def call(*words: str, environment: dict[str, str] | None = None, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [LAUNCHER, *words], env=environment, text=True, capture_output="stdout" not in options, check=False, **options  # type: ignore[call-overload,no-any-return]
-    )  # fmt: skip
+def call(*words: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([LAUNCHER, *words], env=environment, text=True, capture_output=True, check=False)
 
 
 @pytest.mark.parametrize("environment", [{}, {"XDG_RUNTIME_DIR": ""}, {"PYTHONPATH": "/nonexistent", "LC_ALL": "xx"}])

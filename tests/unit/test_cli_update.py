@@ -48,7 +48,7 @@ def test_update_from_a_document(room: Room, tmp_path: Path, monkeypatch: pytest.
     assert call("update", f"--resources={file}", "--memory", "1", "web") == 0
     assert room[0][2:] == ("web", document)
     read, write = os.pipe()
-    monkeypatch.setattr(update.os, "read", lambda descriptor, size, real=os.read: real(read, size))
+    monkeypatch.setattr(os, "read", lambda descriptor, size, real=os.read: real(read, size))
     os.write(write, json.dumps(document).encode())
     os.close(write)
     assert call("update", "-r", "-", "web") == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -339,7 +340,7 @@ def test_events_refuses(interval: str, message: str, room: Room, capfd: pytest.C
     assert not room
 
 
-CRIU = {
+CRIU: dict[str, Any] = {
     "work_path": None, "tcp_established": False, "tcp_close": False, "ext_unix_sk": False, "shell_job": False,
     "file_locks": False, "lazy_pages": False, "auto_dedup": False, "manage_cgroups_mode": "soft", "empty_ns": [],
     "criu": None,
