@@ -9,7 +9,6 @@ docs/validation.md lists them for users. What concerns one kernel subsystem only
 from __future__ import annotations
 
 from pyruntime.spec.checker import check, report
-from pyruntime.spec.jsontext import join
 from pyruntime.spec.rules_linux import LINUX_RULES, RESOURCE_RULES, is_list
 from pyruntime.spec.table import CONSOLE_SIZE
 
@@ -47,8 +46,9 @@ def apply(config: object, found: list[SpecError]) -> None:
 
 def run(rules: Rules, section: dict[str, Any], path: str, schema: list[SpecError], found: list[SpecError]) -> None:
     """Apply `rules` to the object at `path`, except those that read what the `schema` problems are about."""
+    prefix = f"{path}." if path else ""
     for reads, rule in rules:
-        if not schema or not any(_related(problem.path, join(path, read)) for problem in schema for read in reads):
+        if not schema or not any(_related(problem.path, prefix + read) for problem in schema for read in reads):
             rule(section, path, found)
 
 

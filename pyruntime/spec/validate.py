@@ -16,6 +16,7 @@ from pyruntime.spec.jsontext import join, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
 _NAMES = {
     "string": "a string",
@@ -30,7 +31,7 @@ _NAMES = {
 def validator(schema: str) -> Any:
     """A `jsonschema` validator for the file `schema` of the schemas, such as `state.json`."""
     import jsonschema
-    import referencing
+    import referencing.jsonschema
 
     # JSON Schema counts 1.0 as an integer; no Go program does, and neither does the hot path.
     draft = jsonschema.Draft202012Validator
@@ -38,17 +39,24 @@ def validator(schema: str) -> Any:
     strict = jsonschema.validators.extend(draft, type_checker=types)  # type: ignore[no-untyped-call]
     # The registry holds our files and has no way to get others: a reference elsewhere is an error, not a request.
     registry: referencing.Registry[Any] = referencing.Registry().with_resources(
-        (file.name, referencing.Resource.from_contents(json.loads(file.read_text(encoding="utf-8"))))
+        (file.name, referencing.jsonschema.DRAFT202012.create_resource(_contents(file)))
         for file in SCHEMAS.glob("*.json")
     )
     return strict({"$ref": schema}, registry=registry)
 
 
-def schema_problems(document: object, schema: str = "config.json") -> list[SpecError]:
-    """Every place where `document` differs from the schema."""
+def _contents(file: Path) -> Any:
+    schema = json.loads(file.read_text(encoding="utf-8"))
+    # At a file that names its draft jsonschema would change to that draft's own validator, whose integers include 1.0.
+    schema.pop("$schema")
+    return schema
+
+
+def schema_problems(document: object, schema: str = "config.json", checked_by: Any = None) -> list[SpecError]:
+    """Every place where `document` differs from the schema; `checked_by` is its `validator`, to use one many times."""
     return [
         SpecError(_path(error), _reason(error))
-        for top in validator(schema).iter_errors(document)
+        for top in (checked_by or validator(schema)).iter_errors(document)
         for error in _leaves(top)
     ]
 
@@ -99,8 +107,9 @@ def _reason(error: Any) -> str:
         return f"expected {' or '.join(_NAMES[name] for name in types)}, {got}"
     if error.validator == "minItems":
         return "needs at least one entry"
-    if error.validator in ("minimum", "maximum"):
-        return f"expected an integer from {schema.get('minimum')} to {schema.get('maximum')}, {got}"
+    if error.validator in ("minimum", "maximum", "anyOf"):
+        bounds = schema.get("anyOf", [schema])[0]
+        return f"expected an integer from {bounds.get('minimum')} to {bounds.get('maximum')}, {got}"
     if error.validator == "enum":
         return f"expected one of {', '.join(name for name in value if name)}, {got}"
     if "title" in schema:
