@@ -36,7 +36,8 @@ def plain(directory: Path, root: Path, change: Callable[[Config], object] | None
 
 def engine(directory: Path, root: Path, change: Callable[[Config], object] | None = None) -> Bundle:
     """The configuration of a podman on this machine; without podman, that of the sample bundle `engine`."""
-    config = from_podman(root, directory.with_name("podman")) or json.loads(
+    captured = from_podman(root, directory.with_name("podman"))
+    config = captured or json.loads(
         (REPOSITORY / "bundles" / "engine" / "config.json").read_text()
     )
     directory.mkdir(parents=True)

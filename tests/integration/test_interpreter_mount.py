@@ -19,25 +19,11 @@ def _only_ours(program: str) -> None:
         pytest.skip("a verb of pyruntime alone")
 
 
-def in_namespace(script: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
+def in_namespace(script: str) -> subprocess.CompletedProcess[str]:
     """Run a shell script with an empty /run. `$0` is the launcher."""
-    return subprocess.run(
-        [
-            "unshare",
-            "--mount",
-            "--propagation",
-            "private",
-            "sh",
-            "-ec",
-            f"mount -t tmpfs tmpfs /run; {script}",
-            LAUNCHER,
-        ]
-        + [str(word) for word in words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    script = f"mount -t tmpfs tmpfs /run; {script}"
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script, str(LAUNCHER)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
 def test_starts_from_the_mount_and_does_not_seal_again() -> None:
