@@ -211,7 +211,14 @@ def _value(options: Options, flag: Flag) -> str | int | bool:
     return options.number(flag.name) if flag.kind is NUMBER else options.text(flag.name)
 
 
-@given(st.lists(st.one_of(st.text(max_size=12), st.sampled_from(["-b", "--", "-", "--env", "-d=", "=", "--bundle="]))))
+@given(
+    st.lists(
+        st.one_of(
+            st.text(st.characters(exclude_categories=()), max_size=12),
+            st.sampled_from(["-b", "--", "-", "--env", "-d=", "=", "--bundle="]),
+        )
+    )
+)
 def test_no_command_line_breaks_the_parser(line: list[str]) -> None:
     for options_first in (False, True):
         try:

@@ -315,6 +315,16 @@ def json_free(line: str) -> str:
     return line.replace('\\"', '"')
 
 
+def test_ps_runs_nothing_from_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    for trap in (tmp_path / "ps", tmp_path / "bin" / "ps"):
+        trap.write_text("#!/bin/sh\n")
+        trap.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", ":.:bin:./bin")
+    assert not ps.find_program("ps").startswith((".", "bin", "ps", str(tmp_path)))
+
+
 def test_ps_skips_lines_that_are_no_process() -> None:
     text = "  PID TTY CMD\n   10 ?   a 11\n    - -   thread\n   11 ?   b\n\n  110 ?   c\n"
     assert ps.rows_of(text, {10, 110}) == ["  PID TTY CMD", "   10 ?   a 11", "  110 ?   c"]
