@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pyruntime.cli import log
@@ -71,6 +71,7 @@ def test_quoting_keeps_bytes_that_are_no_text(raw: bytes) -> None:
 
 
 @given(st.text(ANY))
+@example("a\udc80\ud800")
 def test_a_printable_line_is_one_line(text: str) -> None:
     shown = log.printable(text)
     assert shown.isprintable()
@@ -78,6 +79,7 @@ def test_a_printable_line_is_one_line(text: str) -> None:
 
 
 @given(st.text(ANY))
+@example("a\udc80\ud800")
 def test_json_is_one_object_for_a_strict_parser(text: str) -> None:
     line = log.format_json("error", text, NOW, {})
     assert line.isascii()
