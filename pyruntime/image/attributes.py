@@ -8,7 +8,7 @@ that built the image, which are none of this host. All of those are dropped; fil
 from __future__ import annotations
 
 import os
-from errno import ENODATA, ENOTSUP, EPERM
+from errno import EINVAL, ENODATA, ENOTSUP, EPERM
 
 CAPABILITY = b"security.capability"
 ACL_ACCESS = b"system.posix_acl_access"
@@ -36,7 +36,8 @@ class Attributes:
     def apply(self, target: int | str, wanted: dict[bytes, bytes]) -> None:
         """Set `wanted` on an open file or a path. Raises OSError.
 
-        Only a file system without extended attributes, and the lack of privilege in a user namespace, are put up with.
+        Only a file system without extended attributes, and in a user namespace the lack of privilege or of the ids in
+        an ACL, are put up with.
         """
         for name, value in wanted.items():
             if not kept(name):
@@ -45,7 +46,7 @@ class Attributes:
             try:
                 os.setxattr(target, name, value)
             except OSError as error:
-                if error.errno == ENOTSUP or (error.errno == EPERM and self._mapped):
+                if error.errno == ENOTSUP or (error.errno in (EPERM, EINVAL) and self._mapped):
                     self._lose(name)
                     continue
                 raise

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable
 from typing import Any, cast
 
-from pyruntime.image import convert, store, unpack, userns
+from pyruntime.image import convert, overlay, store, unpack, userns
 from pyruntime.image.choose import Image
 from pyruntime.image.documents import ImageError, text
 from pyruntime.image.flat import FlatTree
@@ -28,13 +28,16 @@ _CAPABILITIES = (
     "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
 )  # fmt: skip
 
+_OCI_VERSION = "1.0.2"
+"""The oldest version with all that is written here: crun before 1.9 refuses whatever does not say 1.0."""
+
 
 class Job:
     """All that `unpack` was asked for."""
 
     __slots__ = (
-        "environ", "image", "limits", "mapping", "mode", "overrides", "progress", "replace", "rootless", "store",
-        "sync", "target", "volumes",
+        "environ", "host_mount", "image", "limits", "mapping", "mode", "overrides", "progress", "replace", "rootless",
+        "store", "sync", "target", "volumes",
     )  # fmt: skip
 
     def __init__(self, image: Image, target: str, progress: Progress) -> None:
@@ -43,6 +46,7 @@ class Job:
         self.progress = progress
         self.mode = "flat"
         self.store = ""
+        self.host_mount = False
         self.mapping: userns.Mapping | None = None
         self.rootless = False
         self.replace = False
@@ -61,20 +65,25 @@ def make(job: Job) -> None:
             # While the container's root fills the bundle it owns it; afterwards it may only pass through.
             owner = job.mapping.root()
             os.chown(target.fd, *owner)
+            for layer in job.image.layers:
+                layer.hold()
             config = userns.run(job.mapping, lambda: _fill(job, target))
             os.chown(target.fd, 0, owner[1])
             os.fchmod(target.fd, 0o710)
         else:
             config = _fill(job, target)
-        _write(target.fd, "config.json", jsontext.dumps(config, indent=2) + "\n")
+        overlay.write_file(target.fd, "config.json", jsontext.dumps(config, indent=2) + "\n")
         if job.sync:
             target.sync()
         target.commit()
+    if job.host_mount:
+        overlay.mount(job.target)
 
 
 def _fill(job: Job, target: Target) -> dict[str, Any]:
     os.mkdir("rootfs", 0o755, dir_fd=target.fd)
     config = cast("dict[str, Any]", template.config(rootless=job.rootless))
+    config["ociVersion"] = _OCI_VERSION
     if job.mode == "overlay":
         return _overlay(job, target, config)
     return _flat(job, target, config)
@@ -134,8 +143,12 @@ def _overlay(job: Job, target: Target, config: dict[str, Any]) -> dict[str, Any]
             found.merged.copy(volume)
 
     _complete(job, target, config, read, seed)
-    config["mounts"].insert(0, stack.mount(job.target))
+    options = stack.options(job.target)
     stack.close()
+    if job.host_mount:
+        overlay.on_host(config, target.fd, job.target, options)
+    else:
+        config["mounts"].insert(0, overlay.in_container(options))
     return config
 
 
@@ -186,9 +199,3 @@ def _complete(
                 {"destination": path, "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev"]}
             )
     config["mounts"] += job.overrides.mounts
-
-
-def _write(directory: int, name: str, content: str) -> None:
-    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=directory)
-    with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(content)

@@ -36,17 +36,23 @@ _MACHINES = {
 class Layer:
     """One layer: how to read it, and what is known about it."""
 
-    __slots__ = ("_open", "diff_id", "digest", "size")
+    __slots__ = ("_held", "_open", "diff_id", "digest", "size")
 
     def __init__(self, open_blob: Callable[[], FileBlob], diff_id: str, digest: str, size: int) -> None:
         self._open = open_blob
+        self._held: FileBlob | None = None
         self.diff_id = diff_id
         self.digest = digest
         self.size = size
 
     def open(self) -> FileBlob:
         """The blob, from its beginning."""
-        return self._open()
+        blob, self._held = self._held, None
+        return blob or self._open()
+
+    def hold(self) -> None:
+        """Open the blob now, for an `open()` by somebody who may not have access to it."""
+        self._held = self._open()
 
     def __str__(self) -> str:
         return self.digest or self.diff_id

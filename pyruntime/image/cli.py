@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 from pyruntime import VERSION
 from pyruntime.errors import RuntimeFailure
-from pyruntime.image import bundle, choose, convert, report, store, userns
-from pyruntime.image.documents import ImageError
+from pyruntime.image import bundle, choose, convert, overlay, report, store, userns
+from pyruntime.image.documents import ImageError, explain
 from pyruntime.image.limits import Limits
 from pyruntime.image.progress import Progress
 from pyruntime.image.source import open_source
@@ -86,6 +86,11 @@ def _build_parser() -> argparse.ArgumentParser:
     unpack.add_argument("bundle", metavar="BUNDLE", help="the directory to make")
     unpack.add_argument("--mode", choices=("flat", "overlay"), default="flat", help="default: flat")
     unpack.add_argument("--store", metavar="DIR", help="where overlay mode keeps layers")
+    unpack.add_argument(
+        "--overlay-mount", choices=("container", "host"), default="container",
+        help="who mounts the overlay: the runtime with the container (default), or we, now, for runtimes that cannot "
+        "mount on / (crun); a hook unmounts it, `mount` mounts it again",
+    )  # fmt: skip
     unpack.add_argument("--force", action="store_true", help="replace an existing bundle")
     unpack.add_argument("--sync", action="store_true", help="have everything on disk before the bundle appears")
     unpack.add_argument("--quiet", action="store_true", help="no progress")
@@ -119,6 +124,8 @@ def _build_parser() -> argparse.ArgumentParser:
         else:
             command.add_argument("source", metavar="SOURCE")
         command.add_argument("--json", action="store_true", help="for programs")
+    for name, text in (("mount", "mount the rootfs of an overlay bundle on the host"), ("umount", "unmount it")):
+        commands.add_parser(name, help=text, allow_abbrev=False).add_argument("bundle", metavar="BUNDLE")
     verify = commands.add_parser("verify", help="read all layers and check every digest", allow_abbrev=False)
     _selection(verify)
     verify.add_argument("--quiet", action="store_true", help="no progress")
@@ -157,6 +164,9 @@ def _unpack(options: argparse.Namespace, args: list[str] | None) -> None:
     overrides = _overrides(options, args)
     mapping = _mapping(options)
     rootless = os.geteuid() != 0
+    host_mount = options.mode == "overlay" and options.overlay_mount == "host"
+    if host_mount and (rootless or mapping is not None):
+        raise ImageError("--overlay-mount host: mounting on the host needs root, and no mapping of ids")
     where = options.store or store.default_path()
 
     def work() -> None:
@@ -166,6 +176,7 @@ def _unpack(options: argparse.Namespace, args: list[str] | None) -> None:
         job = bundle.Job(image, options.bundle, progress)
         job.mode = options.mode
         job.store = where
+        job.host_mount = host_mount
         job.mapping = mapping
         job.rootless = rootless
         job.replace = options.force
@@ -210,6 +221,10 @@ def _run(argv: list[str]) -> None:
         raise ImageError(f"{options.command} takes no command after `--`")
     if options.command == "unpack":
         _unpack(options, args)
+    elif options.command == "mount":
+        overlay.mount(options.bundle)
+    elif options.command == "umount":
+        overlay.unmount(options.bundle)
     elif options.command == "verify":
         _verify(options)
     elif options.command == "inspect":
@@ -232,13 +247,8 @@ def main(argv: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered must not fail a second time
         return 1
-    except RuntimeFailure as error:
-        return _failed(str(error), error.status)
-    except RecursionError:
-        return _failed("the image nests directories too deeply", 1)
-    except OSError as error:
-        what = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        return _failed(f"{what}{error.strerror}", 1)
+    except (RuntimeFailure, RecursionError, OSError) as error:
+        return _failed(explain(error), 1)
     except KeyboardInterrupt:
         return _failed("interrupted; nothing of the new bundle remains", 130)
     return 0

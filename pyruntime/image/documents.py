@@ -49,6 +49,16 @@ def text(raw: bytes | str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
 
 
+def explain(error: Exception) -> str:
+    """An exception as one line for people."""
+    if isinstance(error, OSError) and error.strerror:
+        name = error.filename if isinstance(error.filename, (str, bytes)) else b""
+        return f"{text(name)}: {error.strerror}" if name else error.strerror
+    if isinstance(error, RecursionError):
+        return "the image nests directories too deeply"
+    return str(error) if isinstance(error, RuntimeFailure) else f"{type(error).__name__}: {error}"
+
+
 def digest(value: object, where: str) -> str:
     """`value` if it is a digest this program can check (sha256 or sha512), and so is also safe as a file name."""
     if not isinstance(value, str) or not _DIGEST.fullmatch(value):

@@ -2,14 +2,15 @@
 
 `shutil.rmtree` recurses, and a hostile layer can nest directories beyond any stack and any number of descriptors (a
 symbolic link to a deep directory, and more depth below it). Here a subdirectory that is not empty is moved up into the
-top of the tree before its turn comes: two descriptors and no recursion, whatever the depth.
+top of the tree before its turn comes: two descriptors and no recursion, whatever the depth. A mount in the tree ends it
+with EBUSY; what is mounted there is not ours to remove.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from errno import EEXIST, EISDIR, ENOENT, ENOTEMPTY, EPERM
+from errno import EBUSY, EEXIST, EISDIR, ENOENT, ENOTEMPTY, EPERM
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -33,10 +34,18 @@ def _remove_shallow(parent: int, name: bytes) -> bool:
     return False
 
 
+def _open(parent: int, name: bytes) -> int:
+    fd = os.open(name, _DIRECTORY, dir_fd=parent)
+    if os.fstat(fd).st_dev != os.fstat(parent).st_dev:
+        os.close(fd)
+        raise OSError(EBUSY, os.strerror(EBUSY), name)
+    return fd
+
+
 def remove(parent: int, name: bytes) -> None:
     """Remove `name` in the directory `parent`, whatever it is. Nothing there is no error. Raises OSError."""
     while not _remove_shallow(parent, name):
-        top = os.open(name, _DIRECTORY, dir_fd=parent)
+        top = _open(parent, name)
         try:
             _empty(top)
         finally:
@@ -50,7 +59,7 @@ def _empty(top: int) -> None:
         for child in map(os.fsencode, children):
             if _remove_shallow(top, child):
                 continue
-            directory = os.open(child, _DIRECTORY, dir_fd=top)
+            directory = _open(top, child)
             try:
                 for inner in map(os.fsencode, os.listdir(directory)):
                     if not _remove_shallow(directory, inner):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from typing import Any
 
 from pyruntime.image import userns
 from pyruntime.image.choose import Image
@@ -71,12 +70,8 @@ class Stack:
                 os.utime(upper, ns=(status.st_mtime_ns, status.st_mtime_ns))
                 return
 
-    def mount(self, bundle: str) -> dict[str, Any]:
-        """The entry of `mounts` that makes the rootfs.
-
-        Mounted on `/` by the runtime, in the container's mount namespace, the overlay comes and goes with the
-        container, also after a crash, and no hook is needed.
-        """
+    def options(self, bundle: str) -> list[str]:
+        """The mount options of the overlay that is the rootfs of the bundle at `bundle`."""
         bundle = os.path.abspath(bundle)
         if not self.names:
             raise ImageError("the image has no layers; use flat mode")
@@ -90,7 +85,7 @@ class Stack:
                 f"{len(self.names)} layers make more mount options than the {_PAGE} bytes the kernel takes; use a "
                 "store and a bundle with shorter paths, or flat mode"
             )
-        return {"destination": "/", "type": "overlay", "source": "overlay", "options": options}
+        return options
 
     def close(self) -> None:
         """Close the descriptors."""

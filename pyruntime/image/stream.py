@@ -51,6 +51,15 @@ def _zlib() -> Any:
     return isal_zlib
 
 
+def import_codecs() -> None:
+    """Import the libraries now that a layer may need."""
+    _zlib()
+    try:
+        import zstandard  # noqa: F401
+    except ImportError:
+        pass
+
+
 def _is_zstd(head: bytes) -> bool:
     # A zstd stream may start with a skippable frame: 0x184D2A50 to 0x184D2A5F, little endian.
     return head.startswith(ZSTD) or (len(head) >= 4 and head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50)

@@ -21,6 +21,17 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _RENAME_EXCHANGE = 2
 
 
+def _mounted_below(path: bytes) -> bytes | None:
+    """A mount point at or below `path`, a real path. See proc(5) for the escapes of mountinfo."""
+    escaped = path.replace(b"\\", rb"\134").replace(b" ", rb"\040").replace(b"\t", rb"\011").replace(b"\n", rb"\012")
+    with open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            point = line.split(b" ")[4]
+            if point == escaped or point.startswith(escaped + b"/"):
+                return point
+    return None
+
+
 class Target:
     """The directory `path` in the making. Use as a context manager; without `commit()` nothing of it remains.
 
@@ -94,6 +105,9 @@ class Target:
         try:
             if os.listdir(there) and not self._replace:
                 raise ImageError(f"{text(self.path)}: exists and is not empty; --force replaces it")
+            mounted = _mounted_below(os.readlink(f"/proc/self/fd/{there}").encode("utf-8", "surrogateescape"))
+            if mounted:
+                raise ImageError(f"{text(self.path)}: in use, {text(mounted)} is mounted; `umount` it first")
         finally:
             os.close(there)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from errno import EINVAL
 
 from pyruntime.image.attributes import ACL_DEFAULT, Attributes
 from pyruntime.image.documents import ImageError, text
@@ -98,6 +99,7 @@ class Tree:
         self.root = root
         self.attributes = Attributes(mapped)
         self.devices_left_out = 0
+        self.owners_left_out = 0
         self.root_described = False
         self._mapped = mapped
         self._uid = os.geteuid()
@@ -230,6 +232,14 @@ class Tree:
                 raise ImageError("a whiteout that names nothing")
             self.whiteout(path, hidden)
 
+    def _chown(self, target: int | bytes, entry: Entry, parent: int | None = None) -> None:
+        try:
+            os.chown(target, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=parent is None)
+        except OSError as error:
+            if error.errno != EINVAL or not self._mapped:
+                raise
+            self.owners_left_out += 1  # an id that the namespace does not have
+
     def _owner(self, entry: Entry, parent: Directory) -> bool:
         """Whether a new file has another owner than the one the entry asks for."""
         return entry.uid != self._uid or entry.gid != self._gid or parent.setgid
@@ -254,7 +264,7 @@ class Tree:
                 os.ftruncate(fd, entry.size)
                 archive.reader.skip(padding(stored))
             if self._owner(entry, parent):
-                os.fchown(fd, entry.uid, entry.gid)
+                self._chown(fd, entry)
             if mode & 0o6000:  # write(2) and chown(2) take these away
                 os.fchmod(fd, mode)
             if entry.xattrs is not None:
@@ -301,7 +311,7 @@ class Tree:
         fd = directory.fd
         if not new:
             self.attributes.clear(fd)
-        os.fchown(fd, entry.uid, entry.gid)
+        self._chown(fd, entry)
         directory.setgid = False
         # A set-group-id directory hands its group to new files, and a default ACL its entries: both come last.
         later = entry.mode if entry.mode & stat.S_ISGID else None
@@ -322,7 +332,7 @@ class Tree:
             os.symlink(entry.link, name, dir_fd=parent.fd)
         self.mark(parent, name)
         if self._owner(entry, parent):
-            os.chown(name, entry.uid, entry.gid, dir_fd=parent.fd, follow_symlinks=False)
+            self._chown(name, entry, parent.fd)
         os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=parent.fd, follow_symlinks=False)
 
     def _hard_link(self, path: bytes, name: bytes, entry: Entry) -> None:
@@ -361,7 +371,7 @@ class Tree:
             os.mknod(name, kind | entry.mode, device, dir_fd=parent.fd)
         self.mark(parent, name)
         if self._owner(entry, parent):
-            os.chown(name, entry.uid, entry.gid, dir_fd=parent.fd, follow_symlinks=False)
+            self._chown(name, entry, parent.fd)
         if entry.mode & 0o6000 or entry.xattrs:
             # A device must not be opened, that may set hardware in motion: O_PATH only holds it.
             held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.fd)

@@ -56,5 +56,10 @@ def report_losses(tree: Tree) -> None:
     """Say what the file system or the lack of privilege did not let through."""
     for name, count in tree.attributes.lost.items():
         warn(f"the extended attribute {name.decode('utf-8', 'backslashreplace')} was left out on {count} files")
+    if tree.owners_left_out:
+        warn(
+            f"{tree.owners_left_out} files have an owner or group that is not mapped and now belong to root; ranges in "
+            "/etc/subuid and /etc/subgid, or --uid-map and --gid-map, give them one"
+        )
     if tree.devices_left_out:
         warn(f"{tree.devices_left_out} device nodes were left out: a user namespace cannot make them")

@@ -7,6 +7,7 @@ that /etc/subuid and /etc/subgid grant, through newuidmap(1) and newgidmap(1). S
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pwd
 import re
@@ -18,7 +19,8 @@ from typing import Any
 
 from pyruntime.errors import RuntimeFailure
 from pyruntime.image import documents
-from pyruntime.image.documents import ImageError
+from pyruntime.image.documents import ImageError, text
+from pyruntime.image.stream import import_codecs
 from pyruntime.kernel.processes import prctl, unshare
 from pyruntime.spec import jsontext
 
@@ -46,7 +48,7 @@ class Mapping:
 
     def key(self) -> str:
         """One word for this mapping, fit for a file name."""
-        return "_".join("-".join(str(n) for n in line) for line in [*self.uids, (0, 0, 0), *self.gids])
+        return hashlib.sha256(repr((self.uids, self.gids)).encode()).hexdigest()[:12]
 
     def config(self) -> dict[str, Any]:
         """`uidMappings` and `gidMappings` of config.json."""
@@ -80,8 +82,8 @@ def parse(values: list[str], flag: str) -> Map:
 
 def in_user_namespace() -> bool:
     """Whether we are in a user namespace other than the first one (where no device node can be made)."""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        return file.read().split() != ["0", "0", "4294967295"]
+    with open("/proc/self/uid_map", "rb") as file:
+        return file.read().split() != [b"0", b"0", b"4294967295"]
 
 
 def granted() -> Mapping:
@@ -128,11 +130,19 @@ def _write_map(pid: int, kind: str, lines: Map) -> None:
         raise ImageError(f"new{kind}map: {done.stderr.strip()}")
 
 
+def _preload() -> None:
+    """Import what is imported late: the ids in the namespace may have no access to the interpreter's files."""
+    text("\x1b")
+    "".encode("ascii")
+    import_codecs()
+
+
 def run(mapping: Mapping, work: Callable[[], Any]) -> Any:
     """`work()` as root of a user namespace with `mapping`, in a child. Its result must be JSON.
 
     Raises what it raised, as RuntimeFailure. Must be called while there is one thread.
     """
+    _preload()
     ready_r, ready_w = os.pipe()
     mapped_r, mapped_w = os.pipe()
     answer_r, answer_w = os.pipe()
@@ -195,10 +205,10 @@ def _child(ready: int, mapped: int, answer: int, work: Callable[[], Any]) -> int
         os.setresuid(0, 0, 0)
         prctl(_PR_SET_DUMPABLE, 1)  # changing ids took it away, and with it our own /proc/self/fd
         reply: dict[str, Any] = {"value": work()}
-    except (RuntimeFailure, OSError, MemoryError) as error:
-        reply = {"error": str(error)}
     except KeyboardInterrupt:
-        reply = {"error": "interrupted"}
+        reply = {"error": "interrupted; nothing of the new bundle remains"}
+    except Exception as error:  # the parent raises it
+        reply = {"error": documents.explain(error)}
     with os.fdopen(answer, "wb") as file:
         file.write(jsontext.dumps(reply).encode("utf-8", "backslashreplace"))
     return 0
