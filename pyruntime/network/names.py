@@ -46,7 +46,7 @@ def texts(settings: Settings, addresses: list[str], hostname: str) -> dict[str, 
 
 
 def give(state: State, name: str, files: dict[str, str], pid: int, rootfs: str) -> None:
-    """Mount `files` of the record `name` into the mount namespace of `pid`, whose root is still at `rootfs` there.
+    """Mount `files` of the record `name` into the mount namespace of `pid`, over /etc of the container's `rootfs`.
 
     Raises RuntimeFailure or OSError.
     """
@@ -62,6 +62,7 @@ def give(state: State, name: str, files: dict[str, str], pid: int, rootfs: str) 
 
 
 def _attach(trees: list[tuple[bytes, int]], pid: int, rootfs: bytes) -> None:
+    wanted = os.stat(rootfs)
     home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     there = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     if os.path.sameopenfile(home, there):
@@ -70,14 +71,35 @@ def _attach(trees: list[tuple[bytes, int]], pid: int, rootfs: bytes) -> None:
     try:
         setns(there, CLONE_NEWNS)
         try:
-            root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            for path, tree in trees:
-                target = paths.make_in_root(root, path, directory=False)
-                mounts.attach(tree, target)
-                os.close(target)
-            os.close(root)
+            root = _find(wanted, b"/")
+            if root < 0:
+                root = _find(wanted, rootfs)
+            if root >= 0:
+                for path, tree in trees:
+                    target = paths.make_in_root(root, path, directory=False)
+                    mounts.attach(tree, target)
+                    os.close(target)
+                os.close(root)
         finally:
             setns(home, CLONE_NEWNS)
     finally:
         os.close(home)
         os.close(there)
+    if root < 0:
+        raise RuntimeFailure(f"--dns, --hosts: {os.fsdecode(rootfs)} is not mounted in the container's mount namespace")
+
+
+def _find(wanted: os.stat_result, path: bytes) -> int:
+    """A descriptor of `path` if it is the directory `wanted`, else -1.
+
+    Where the container's root is before pivot_root is the runtime's own affair: most leave it at its path on the
+    host, some put it over /.
+    """
+    try:
+        found = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    if os.path.samestat(os.fstat(found), wanted):
+        return found
+    os.close(found)
+    return -1
