@@ -389,6 +389,7 @@ def cannot_enter(directory: str, pid: int, error: OSError) -> RuntimeFailure:
         ESRCH: "; the process is gone",
         EBUSY: "; on cgroup v2 a cgroup whose children have controllers takes no process itself",
         EINVAL: "; a realtime process needs linux.resources.cpu.realtimeRuntime",
+        28: "; its cpuset has no cpus or no memory nodes",
         95: "; the cgroup is in an invalid domain: a cgroup above it is threaded",
     }.get(error.errno or 0, "")
     return RuntimeFailure(f"cannot add process {pid} to cgroup {directory}: {error.strerror}{hint}")

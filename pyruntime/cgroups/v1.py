@@ -31,6 +31,8 @@ HINTS = {
     "cpu.cfs_quota_us": "; at least 1000 microseconds, and no larger share than the cgroup above has",
     "cpu.cfs_period_us": "; from 1000 to 1000000 microseconds, and no larger share than the cgroup above has",
     "cpu.cfs_burst_us": "; a burst is at most the quota",
+    "devices.deny": "; a cgroup that has others inside cannot change what holds by default",
+    "devices.allow": "; a cgroup that has others inside cannot change what holds by default",
     "cpu.shares": "; an idle cgroup (cpu.idle 1) has no shares",
     "cpuset.cpus": "; only cpus that the cgroup above has",
     "cpuset.mems": "; only memory nodes that the cgroup above has",
