@@ -12,8 +12,8 @@ from support.runtime import LAUNCHER, REPOSITORY, Runtime
 # Modules of the standard library that are in the interpreter itself or cost next to nothing.
 CHEAP = frozenset(
     """
-    __future__ __main__ _abc _codecs _collections_abc _ctypes _frozen_importlib _frozen_importlib_external _imp _io _json
-    _posixsubprocess _signal _socket _stat _struct _thread _warnings _weakref abc builtins codecs encodings
+    __future__ __main__ _abc _codecs _collections_abc _ctypes _frozen_importlib _frozen_importlib_external _imp _io
+    _json _posixsubprocess _signal _socket _stat _struct _thread _warnings _weakref abc builtins codecs encodings
     encodings.aliases encodings.utf_8 encodings.utf_8_sig errno fcntl gc genericpath io marshal os os.path posix
     posixpath select stat sys termios time zipimport zlib binascii
     """.split()
