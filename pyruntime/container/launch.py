@@ -10,6 +10,7 @@ directory with the pid and the cgroup paths in it, which `delete --force` cleans
 
 from __future__ import annotations
 
+import _signal
 import _socket
 import posix
 import time
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pyruntime.spec.types import Spec
 
 SIGKILL = 9
+ENDING = (1, 2, 3, 15)  # HUP INT QUIT TERM
 
 
 class Launch(Child):
@@ -57,6 +59,7 @@ class Launch(Child):
 
         Raises RuntimeFailure; then nothing is left behind.
         """
+        raise_on_interruption()
         store.claim(self.root, container_id)
         self.record = store.Record(self.root, container_id, self._data(container_id, bundle))
         try:
@@ -89,6 +92,7 @@ class Launch(Child):
 
     def undo(self) -> None:
         """Remove every trace. Must not fail: what cannot be removed is reported and left to `delete --force`."""
+        ignore_interruptions()
         self.end()
         if self.place.gate >= 0:
             posix.close(self.place.gate)
@@ -358,8 +362,30 @@ class Launch(Child):
         if kinds & p.CLONE_NEWPID:
             child = p.clone(0)
             if child:
+                posix.close(0)  # with everything else of ours: the hook must see the end of its input
+                p.close_from(3)
                 _, status = posix.waitpid(child, 0)
                 posix._exit(posix.waitstatus_to_exitcode(status) & 0xFF)
+
+
+class Interrupted(RuntimeFailure):
+    """The runtime was told to end while it was setting a container up."""
+
+
+def raise_on_interruption() -> None:
+    """Have signals that end us undo what we have begun first."""
+    for number in ENDING:
+        _signal.signal(number, _interrupt)
+
+
+def ignore_interruptions() -> None:
+    """From here on we are cleaning up, and that is not to be left half done."""
+    for number in ENDING:
+        _signal.signal(number, _signal.SIG_IGN)
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    raise Interrupted(f"interrupted by signal {number}", 128 + number)
 
 
 def state_document(record: store.Record, status: str, pid: int) -> bytes:

@@ -167,7 +167,7 @@ def build(spec: Spec, settings: Settings) -> Plan:
 def _enter(plan: Plan, init: list[Step], spec: Spec, linux: Any, setgroups: bool) -> None:
     """From the clone to the first mount: namespaces and what belongs to them."""
     spaces = plan.namespaces
-    if plan.userns and spaces.new & 0x10000000:
+    if spaces.new & 0x10000000 and not needs_helper(spaces):
         init.append(life.WaitFor(life.GO_MAPPED, "the user namespace has its mappings"))
     joined = spaces.order()
     if plan.open_namespaces is not None and joined and not needs_helper(spaces):
