@@ -85,9 +85,15 @@ class Connection:
             fields.append((SIGNATURE, Variant("g", signature)))
         head = Writer().write("yyyyuua(yv)", ord("l"), CALL, 0, 1, len(body), self.serial, fields)
         head.align(8)
-        self.socket.sendall(bytes(head.data) + body)
+        try:
+            self.socket.sendall(bytes(head.data) + body)
+        except OSError as error:
+            raise RuntimeFailure(f"{self.address}: cannot call {member}: {error.strerror}") from error
         while True:
-            message = self._receive()
+            try:
+                message = self._receive()
+            except TimeoutError:
+                raise RuntimeFailure(f"{self.address}: no answer to {member}") from None
             if message.kind == SIGNAL:
                 self.signals.append(message)
             elif message.fields.get(REPLY_SERIAL) == self.serial:
@@ -160,7 +166,10 @@ class Connection:
     def _exactly(self, size: int) -> bytes:
         data = b""
         while len(data) < size:
-            part = self.socket.recv(size - len(data))
+            try:
+                part = self.socket.recv(size - len(data))
+            except ConnectionError:
+                part = b""
             if not part:
                 raise RuntimeFailure(f"{self.address}: the D-Bus peer closed the connection")
             data += part
