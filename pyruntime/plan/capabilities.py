@@ -37,10 +37,11 @@ def names_of(mask: int) -> str:
 class CapabilitySets:
     """The five sets as bit masks, cut down to what can be granted. `warnings` says what was cut."""
 
-    __slots__ = ("ambient", "bounding", "effective", "inheritable", "permitted", "warnings")
+    __slots__ = ("ambient", "bounding", "effective", "inheritable", "permitted", "remarks", "warnings")
 
     def __init__(self, wanted: dict[str, Any] | None, facts: Facts) -> None:
         self.warnings: list[str] = []
+        self.remarks: list[str] = []  # not worth a line by default: the template of runc 1.1 itself asks for it
         unknown: set[str] = set()
         masks = {}
         for kind in SETS:
@@ -77,7 +78,8 @@ class CapabilitySets:
         ):
             missing = masks[kind] & ~granted & ~lost
             if missing:
-                self.warnings.append(
+                lines = self.remarks if kind == "ambient" else self.warnings
+                lines.append(
                     f"process.capabilities.{kind}: not granting {names_of(missing)}: it has to be in the {needs} too"
                 )
 

@@ -51,7 +51,7 @@ _SCHED_SETAFFINITY = NR["sched_setaffinity"]
 class ProcessPlan:
     """The steps of one process; see the module for when each list is applied."""
 
-    __slots__ = ("after_start", "before_start", "limits", "oom_score", "warnings")
+    __slots__ = ("after_start", "before_start", "limits", "oom_score", "remarks", "warnings")
 
     def __init__(self) -> None:
         self.before_start: list[Step] = []
@@ -59,6 +59,7 @@ class ProcessPlan:
         self.limits: list[SetLimit] = []  # for plan.limits.raise_hard_limits in the runtime process
         self.oom_score: int | None = None  # for plan.limits.write_oom_score in the runtime process
         self.warnings: list[str] = []
+        self.remarks: list[str] = []  # for the debug log
 
 
 class JoinSessionKeyring(Step):
@@ -200,6 +201,7 @@ def process_steps(
 
     sets = CapabilitySets(process.get("capabilities"), facts)
     plan.warnings += sets.warnings
+    plan.remarks += sets.remarks
     plan.after_start += [DropBounding(sets.bounding, facts), KeepCapabilities(True)]
     plan.after_start += _user_steps(process.get("user") or {}, facts, annotations or {}, plan.warnings)
     plan.after_start += [KeepCapabilities(False), SetCapabilities(sets)]
