@@ -201,7 +201,7 @@ def test_with_a_real_bus(tmp_path: Path) -> None:
     address = f"unix:path={tmp_path}/bus"
     (tmp_path / "conf").write_text(
         f"<busconfig><type>session</type><listen>{address}</listen><policy context='default'>"
-        "<allow send_destination='*' eavesdrop='true'/><allow own='*'/></policy></busconfig>"
+        "<allow send_destination='*' eavesdrop='true'/><allow eavesdrop='true'/><allow own='*'/></policy></busconfig>"
     )
     process = subprocess.Popen([program, f"--config-file={tmp_path}/conf", "--nofork"])
     try:
@@ -214,7 +214,7 @@ def test_with_a_real_bus(tmp_path: Path) -> None:
         assert "org.freedesktop.DBus" in connection.call(*bus, "ListNames")[0]
         assert connection.call(*bus, "RequestName", "su", "a.test.name", 0) == [1]
         assert connection.wait("NameAcquired", 5) is not None
-        with pytest.raises(CallFailed, match="a.missing.name") as caught:
+        with pytest.raises(CallFailed, match=r"a\.missing\.name") as caught:
             connection.call("a.missing.name", "/", "a.b", "C", "a(sv)", [("x", Variant("au", [1]))])
         assert caught.value.name == "org.freedesktop.DBus.Error.ServiceUnknown"
         connection.close()
