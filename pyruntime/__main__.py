@@ -4,8 +4,8 @@ This file is compiled anew at every start (only imported modules have a .pyc), s
 counted in microseconds:
 
 * The package is imported by its absolute path and never through `sys.path`: beside it may lie a whole site-packages,
-  where a file named like a module of the standard library must not be found first. That directory is only appended,
-  for the verbs that use a third-party library.
+  where a file named like a module of the standard library must not be found. It is searched only when all else has
+  failed, for the verbs that use a third-party library.
 * `from __future__ import annotations` stands in every module and would load a real file (0.4 ms) for a name that the
   compiler alone needs.
 * The garbage collector is off: it would run a dozen times while modules load (0.8 ms), and a finaliser in a container
@@ -15,6 +15,8 @@ counted in microseconds:
   read-only /dev/null) must not change the exit status.
 """
 
+import _frozen_importlib
+import _frozen_importlib_external
 import gc
 import posix
 import sys
@@ -23,13 +25,24 @@ import sys
 SEALED_VERBS = ("create", "run", "exec", "restore")
 
 
+class Libraries:
+    """The last of `sys.meta_path`: asked for a module that is nowhere, it adds the places of third-party libraries."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> object:
+        if path is not None:
+            return None
+        sys.meta_path.remove(Libraries)  # type: ignore[arg-type]
+        from pyruntime import libraries
+
+        libraries.add_to_path()
+        return _frozen_importlib_external.PathFinder.find_spec(name)
+
+
 def load_package() -> None:
     """Put the package `pyruntime`, found beside this file, into `sys.modules`."""
-    import _frozen_importlib
-    import _frozen_importlib_external
-
     directory = __file__.rpartition("/")[0]
-    sys.path.append(directory.rpartition("/")[0])
+    sys.meta_path.append(Libraries)  # type: ignore[arg-type]
     future = type(sys)("__future__")
     future.annotations = None  # type: ignore[attr-defined]
     sys.modules["__future__"] = future
@@ -61,6 +74,15 @@ def flush() -> None:
 def start() -> int:
     load_package()
     words = sys.argv[1:] or ["pyruntime"]
+    name = words[0].rpartition("/")[2]
+    if name == "pyruntime-image":
+        from pyruntime.image.cli import main as image
+
+        return image(words[1:])
+    if name == "pyruntime-bridge":
+        from pyruntime.network.cli import main as bridge
+
+        return bridge(words[1:])
     refused = None
     if must_seal(words[1:]):
         from pyruntime.errors import RuntimeFailure

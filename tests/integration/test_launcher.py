@@ -138,6 +138,22 @@ def test_says_what_is_missing(tmp_path: Path) -> None:
     assert "no python3.99" in result.stderr
 
 
+def test_libraries_are_found_beside_the_package_and_never_before_the_standard_library(tmp_path: Path) -> None:
+    """A site-packages full of modules named like those of the standard library, and one that nobody else has."""
+    bin_directory, package = (tmp_path / part for part in LAYOUTS["virtual environment"])
+    bin_directory.mkdir(parents=True)
+    shutil.copy(LAUNCHER, bin_directory / "pyruntime")
+    shutil.copytree(REPOSITORY / "pyruntime", package, symlinks=False)
+    for name in ("json.py", "argparse.py", "platform.py", "typing.py", "string.py", "os.py", "posix.py"):
+        (package.parent / name).write_text("raise SystemExit('EVIL')")
+    (package.parent / "jsonschema.py").write_text("from __future__ import division\nimport posix\nposix.write(2, b'FOUND')")
+    run = [bin_directory / "pyruntime", "validate", REPOSITORY / "bundles" / "hello"]
+    result = subprocess.run(run, env=HOSTILE, capture_output=True, text=True, check=False)
+    assert "EVIL" not in result.stdout + result.stderr
+    assert "FOUND" in result.stderr, result
+    assert lines(bin_directory / "pyruntime", "--version", env=HOSTILE)
+
+
 def test_pip_installs_a_working_command(tmp_path: Path) -> None:
     """`pip install .` in a fresh virtual environment; the modules are compiled, because a start never does it."""
     checkout = tmp_path / "checkout"
@@ -150,6 +166,8 @@ def test_pip_installs_a_working_command(tmp_path: Path) -> None:
     )
     launcher = tmp_path / "venv" / "bin" / "pyruntime"
     assert lines(launcher, "--version")[0].startswith("pyruntime version ")
+    for program in ("pyruntime-image", "pyruntime-bridge"):
+        assert lines(launcher.with_name(program), "--version")[0].startswith(program)
     package = next(tmp_path.glob("venv/lib/python3*/site-packages/pyruntime"))
     assert package.parent.parent.name == f"python3.{sys.version_info.minor}"
     sources = {path.relative_to(package).with_suffix("") for path in package.rglob("*.py")}
