@@ -9,6 +9,10 @@ from __future__ import annotations
 from pyruntime.image.documents import ImageError
 
 
+class LimitError(ImageError):
+    """The image is larger than it may be. Nothing more of it is read, not even to check a digest."""
+
+
 class Limits:
     """Counts what one image (all its layers together) produces. 0 switches a limit off."""
 
@@ -32,9 +36,9 @@ class Limits:
         """`output` more bytes were unpacked."""
         total = self.bytes_out = self.bytes_out + output
         if self.size and total > self.size:
-            raise ImageError(f"unpacks to more than {self.size} bytes; --max-size raises the limit")
+            raise LimitError(f"unpacks to more than {self.size} bytes; --max-size raises the limit")
         if self.ratio and total > self.RATIO_FLOOR and total > self.bytes_in * self.ratio:
-            raise ImageError(
+            raise LimitError(
                 f"{self.bytes_in} compressed bytes became {total}: more than {self.ratio} to 1, which no ordinary "
                 "image reaches; --max-ratio raises the limit"
             )
@@ -43,4 +47,4 @@ class Limits:
         """One more entry of an archive was read."""
         self.entries_out += 1
         if self.entries and self.entries_out > self.entries:
-            raise ImageError(f"has more than {self.entries} entries; --max-entries raises the limit")
+            raise LimitError(f"has more than {self.entries} entries; --max-entries raises the limit")

@@ -23,7 +23,7 @@ _ACLS = {
     b"SCHILY.acl.access": b"system.posix_acl_access",
     b"SCHILY.acl.default": b"system.posix_acl_default",
 }
-_TIME = re.compile(rb"(-?)([0-9]{1,12})(?:\.([0-9]*))?")
+_TIME = re.compile(rb"(-?)([0-9]{1,18})(?:\.([0-9]*))?")
 _DIGITS = re.compile(rb"[0-9]{1,20}")
 _QUOTED = re.compile(rb"%([0-9A-Fa-f]{2})")
 

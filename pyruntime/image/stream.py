@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, Protocol, cast
 
 from pyruntime.image.documents import ImageError
-from pyruntime.image.limits import Limits
+from pyruntime.image.limits import LimitError, Limits
 
 CHUNK = 1 << 18
 QUEUED = 8
@@ -207,6 +207,8 @@ class LayerStream:
 
     def explain(self, error: ImageError) -> ImageError:
         """A better reason for `error`, which the tar reader raised: a damaged blob, if that is what it is."""
+        if isinstance(error, LimitError):
+            return error
         self._hash_only = True
         try:
             self._drain()
@@ -236,6 +238,8 @@ class LayerStream:
         try:
             try:
                 inner = self._flow()
+            except LimitError:
+                raise
             except ImageError:
                 self._verify_blob()  # a wrong digest is the better explanation of bad gzip
                 raise

@@ -16,7 +16,7 @@ from errno import EINVAL
 
 from pyruntime.image.attributes import ACL_DEFAULT, Attributes
 from pyruntime.image.documents import ImageError, text
-from pyruntime.image.limits import Limits
+from pyruntime.image.limits import LimitError, Limits
 from pyruntime.image.removal import remove
 from pyruntime.image.tar import (
     BLOCK_DEVICE,
@@ -188,6 +188,8 @@ class Tree:
         while (entry := archive.next()) is not None:
             try:
                 self._write(entry, archive)
+            except LimitError:
+                raise
             except ImageError as error:
                 raise ImageError(f"{text(entry.name)}: {error}") from None
             except OSError as error:
