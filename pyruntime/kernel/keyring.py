@@ -1,13 +1,15 @@
-"""The session keyring of the calling process: keyctl(2), session-keyring(7)."""
+"""The session keyring of the calling process: keyctl(2), session-keyring(7), keyrings(7)."""
 
 from __future__ import annotations
 
-from pyruntime.kernel.libc import NR, buffer, syscall
+from pyruntime.kernel.libc import NR, syscall
 
 KEYCTL_JOIN_SESSION_KEYRING = 1
 KEYCTL_SETPERM = 5
-KEYCTL_DESCRIBE = 6
 
+# What the kernel gives a named session keyring: everything to those who possess it, and to its user the right to see,
+# read and link it. See join_session_keyring() in security/keys/process_keys.c.
+DEFAULT = 0x3F130000
 USER_SEARCH = 0x00080000
 OTHER_SEARCH = 0x00000008
 
@@ -19,10 +21,6 @@ def join_session(name: bytes) -> int:
     return syscall(_KEYCTL, KEYCTL_JOIN_SESSION_KEYRING, name)
 
 
-def add_permissions(keyring: int, permissions: int) -> None:
-    """Add bits such as USER_SEARCH to what the keyring allows."""
-    text = buffer(512)
-    syscall(_KEYCTL, KEYCTL_DESCRIBE, keyring, text, 512)
-    # "keyring;uid;gid;permissions in hexadecimal;description"
-    present = int(bytes(text).split(b";", 4)[3], 16)
-    syscall(_KEYCTL, KEYCTL_SETPERM, keyring, present | permissions)
+def set_permissions(keyring: int, permissions: int) -> None:
+    """Replace what the keyring allows, and whom."""
+    syscall(_KEYCTL, KEYCTL_SETPERM, keyring, permissions)

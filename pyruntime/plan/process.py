@@ -17,7 +17,7 @@ from errno import ENOSYS, EPERM
 
 from pyruntime.errors import SpecError
 from pyruntime.kernel.capabilities import set_no_new_privileges
-from pyruntime.kernel.keyring import OTHER_SEARCH, USER_SEARCH, add_permissions, join_session
+from pyruntime.kernel.keyring import DEFAULT, OTHER_SEARCH, USER_SEARCH, join_session, set_permissions
 from pyruntime.kernel.libc import NR, syscall
 from pyruntime.kernel.libc import path as checked
 from pyruntime.plan.capabilities import CapabilitySets, DropBounding, KeepCapabilities, SetCapabilities
@@ -93,7 +93,7 @@ class JoinSessionKeyring(Step):
                 raise
         else:
             if self._permissions:
-                add_permissions(keyring, self._permissions)
+                set_permissions(keyring, self._permissions)
         if self._label:
             self._label_keys(place.proc, _KEY_LABEL, b"")
 
@@ -177,7 +177,7 @@ def process_steps(
     no_new_privileges = bool(process.get("noNewPrivileges"))
 
     if new_keyring:
-        permissions = OTHER_SEARCH if facts.user_namespace else USER_SEARCH
+        permissions = DEFAULT | (OTHER_SEARCH if facts.user_namespace else USER_SEARCH)
         plan.before_start.append(JoinSessionKeyring(container_id, label, 0 if joining else permissions))
     affinity = process.get("execCPUAffinity") if joining else None
     if not affinity:
