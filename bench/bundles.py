@@ -37,9 +37,7 @@ def plain(directory: Path, root: Path, change: Callable[[Config], object] | None
 def engine(directory: Path, root: Path, change: Callable[[Config], object] | None = None) -> Bundle:
     """The configuration of a podman on this machine; without podman, that of the sample bundle `engine`."""
     captured = from_podman(root, directory.with_name("podman"))
-    config = captured or json.loads(
-        (REPOSITORY / "bundles" / "engine" / "config.json").read_text()
-    )
+    config = captured or json.loads((REPOSITORY / "bundles" / "engine" / "config.json").read_text())
     directory.mkdir(parents=True)
     config["root"] = {**config["root"], "path": str(root)}
     config["process"]["args"] = ["/bin/true"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from support.bundles import Bundle
 
 from bench import bundles
-from bench.measure import Series, checked, cost, peak, start
+from bench.measure import Cost, Series, checked, cost, peak, start
 from bench.runtimes import Contestant
 
 Figures = dict[str, dict[str, Series]]
@@ -72,7 +72,8 @@ def run(bench: Bench, bundle: Bundle) -> Figures:
 def verbs(bench: Bench, bundle: Bundle) -> Figures:
     """Each verb of a container's life, and the four of an engine together."""
     names = ("create", "start", "state", "exec", "kill", "delete")
-    figures = bench.figures(*(f"{name} ms" for name in names), "create+start+kill+delete ms")
+    total = "create+start+kill+delete"
+    figures = bench.figures(*(f"{name} {unit}" for name in (*names, total) for unit in ("ms", "cpu ms")))
     sleeper = bench.sleeper(bundle)
     for runtime in bench.each():
         container = new_id()
@@ -84,14 +85,16 @@ def verbs(bench: Bench, bundle: Bundle) -> Figures:
             "kill": ("kill", container, "KILL"),
             "delete": ("delete", container),
         }
-        spent = {}
+        spent: dict[str, Cost] = {}
         for name, words in calls.items():
             if name == "delete":
                 _until_stopped(runtime, container)
-            spent[name] = checked(runtime.argv(*words)).wall
-            figures[f"{name} ms"][runtime.name].add(spent[name])
-        total = sum(spent[name] for name in ("create", "start", "kill", "delete"))
-        figures["create+start+kill+delete ms"][runtime.name].add(total)
+            spent[name] = checked(runtime.argv(*words))
+            figures[f"{name} ms"][runtime.name].add(spent[name].wall)
+            figures[f"{name} cpu ms"][runtime.name].add(spent[name].cpu)
+        life = [spent[name] for name in ("create", "start", "kill", "delete")]
+        figures[f"{total} ms"][runtime.name].add(sum(one.wall for one in life))
+        figures[f"{total} cpu ms"][runtime.name].add(sum(one.cpu for one in life))
     return figures
 
 

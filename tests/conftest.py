@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from support.bundles import (
     make_debian_rootfs,
 )
 from support.container import Container
-from support.runtime import LAUNCHER, Runtime, find
+from support.runtime import LAUNCHER, REPOSITORY, Runtime, find
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,6 +38,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="PROGRAM",
         help="the runtime to test, a name or a path; may be repeated (default: this checkout's bin/pyruntime)",
     )
+
+
+def pytest_sessionstart() -> None:
+    """Compile the modules, as an installation does: the runtime never writes a .pyc, and would compile at each start."""
+    for python in (REPOSITORY / ".venv" / "bin" / "python3", Path("/usr/bin/python3")):
+        if python.exists():
+            subprocess.run([python, "-m", "compileall", "-q", REPOSITORY / "pyruntime"], check=False)
+            return
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

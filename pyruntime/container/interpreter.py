@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+import sys
 
 from pyruntime.errors import RuntimeFailure
 from pyruntime.kernel import mounts, seal
@@ -47,8 +48,8 @@ def publish() -> str:
             os.close(overlay)
     except OSError as error:
         raise RuntimeFailure(
-            f"cannot mount a read-only overlay of {directory} at {MOUNT}: {error.strerror} (it needs root, and a kernel "
-            "with overlayfs); without it each container start seals the interpreter for itself"
+            f"cannot mount a read-only overlay of {directory} at {MOUNT}: {error.strerror} (it needs root, and a "
+            "kernel with overlayfs); without it each container start seals the interpreter for itself"
         ) from None
     try:
         _try(f"{MOUNT}/{name}")
@@ -108,14 +109,12 @@ import sys, posix, _ctypes, _json
 sys.path.append(sys.argv[1])
 from pyruntime.kernel import seal
 exe = posix.open("/proc/self/exe", posix.O_RDONLY)
-print(sys.version, sys.path[:-1], seal.is_sealed(exe))
+print(sys.version, sys.path[:3], seal.is_sealed(exe))
 """
 
 
 def _try(interpreter: str) -> None:
     """Make sure that the interpreter at its new place is the one that runs this, with its library, and protected."""
-    import sys
-
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     result = subprocess.run(
         [interpreter, "-I", "-S", "-E", "-B", "-X", "utf8", "-c", _PROBE, package],
@@ -124,7 +123,7 @@ def _try(interpreter: str) -> None:
         env={},
         text=True,
     )
-    library = [path for path in sys.path if os.path.abspath(path) != package]
-    if result.returncode or result.stdout != f"{sys.version} {library} True\n":
+    # The first three places of sys.path are the standard library: the archive, the modules, the extension modules.
+    if result.returncode or result.stdout != f"{sys.version} {sys.path[:3]} True\n":
         last = (result.stderr or result.stdout).strip().rpartition("\n")[2]
         raise RuntimeFailure(f"{interpreter} does not work from there: {last}")
