@@ -107,20 +107,23 @@ def exec_process(context: Context, container_id: str, options: ExecOptions) -> i
     check_console(bool(process.get("terminal")), options.console_socket, options.detach)
     pidfd = _open_init(record, pid)
     new = _Exec(record, config, process, pidfd, pid)
+    terminal = None
     try:
         new.plan(options, context)
         new.run(options)
         _hand_over(new, options)
+        if not options.detach:
+            from pyruntime.container import foreground
+
+            terminal = foreground.Terminal(new.console) if new.console >= 0 else None
         new.release()
         new.await_program()
     except BaseException:
+        if terminal is not None:
+            terminal.restore()
         new.end()
         raise
-    if options.detach:
-        return 0
-    from pyruntime.container.foreground import wait
-
-    return wait(new.pid, new.console)
+    return 0 if options.detach else foreground.wait(new.pid, terminal)
 
 
 def _open_init(record: store.Record, pid: int) -> int:

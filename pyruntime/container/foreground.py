@@ -47,15 +47,13 @@ class Signals:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
 
 
-def wait(pid: int, console: int) -> int:
-    """Wait for `pid`, a child of ours, passing signals on and serving the terminal `console` (-1: none).
+def wait(pid: int, terminal: Terminal | None) -> int:
+    """Wait for `pid`, a child of ours, passing signals on and serving its terminal, which is restored at the end.
 
     Returns its exit status, 128 + N when signal N ended it.
     """
     signals = Signals()
-    terminal = None
     try:
-        terminal = Terminal(console) if console >= 0 else None
         return _loop(pid, signals, terminal)
     finally:
         if terminal is not None:
@@ -111,7 +109,11 @@ def _reap_others(pid: int) -> None:
 
 
 class Terminal:
-    """Our own terminal (or pipes) on one side, the container's terminal on the other."""
+    """Our own terminal (or pipes) on one side, the container's terminal on the other.
+
+    Made before the container's program starts, so that its first look at the window size and its first newline are
+    right; `restore()` must be called on every way out.
+    """
 
     __slots__ = ("_attributes", "_master", "_open", "_own", "_poll", "_to_master", "_to_output")
 
@@ -135,7 +137,7 @@ class Terminal:
                 termios.BRKINT | termios.ICRNL | termios.INPCK | termios.ISTRIP | termios.IXON | termios.IGNBRK
                 | termios.PARMRK | termios.INLCR | termios.IGNCR
             )  # fmt: skip
-            raw[1] &= ~termios.OPOST
+            # OPOST stays: our terminal turns newlines into CR LF, and the container's does not, see below.
             raw[2] = raw[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
             raw[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN | termios.ISIG)
             raw[6][termios.VMIN], raw[6][termios.VTIME] = 1, 0

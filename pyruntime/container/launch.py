@@ -41,7 +41,7 @@ ENDING = (1, 2, 3, 15)  # HUP INT QUIT TERM
 class Launch(Child):
     """One container on its way up."""
 
-    __slots__ = ("cgroup", "listener", "plan", "record", "root", "spec")
+    __slots__ = ("cgroup", "listener", "notify", "plan", "record", "root", "spec")
 
     def __init__(self, root: str, spec: Spec, plan: Plan, cgroup: Manager) -> None:
         super().__init__()
@@ -52,6 +52,7 @@ class Launch(Child):
         self.command = plan.command
         self.cgroup = cgroup
         self.record: store.Record | None = None
+        self.notify = ""  # the service manager's socket, for a container that says when it is ready
         self.listener: Listener | None = None  # connection to the seccomp agent, for the init
 
     def create(self, container_id: str, bundle: str, gated: bool) -> None:
@@ -64,6 +65,8 @@ class Launch(Child):
         self.record = store.Record(self.root, container_id, self._data(container_id, bundle))
         try:
             directory = self.record.directory
+            if self.notify:
+                posix.mkdir(notify_directory(directory), 0o755)
             if gated:
                 posix.mkfifo(f"{directory}/{store.START}", 0o600)
                 self.place.gate = posix.open(f"{directory}/{store.START}", posix.O_RDWR | posix.O_CLOEXEC)
@@ -105,6 +108,10 @@ class Launch(Child):
                 except (OSError, RuntimeFailure):
                     pass
                 self.cgroup.destroy()
+            if self.record is not None and self.record.data.get("intelRdt"):
+                from pyruntime.container import resctrl
+
+                resctrl.remove(self.record.data["intelRdt"])
         except (OSError, RuntimeFailure) as error:
             report.warn(f"cannot clean up after the failed create: {error}")
         self._run_poststop()
@@ -150,6 +157,7 @@ class Launch(Child):
             "privatePid": bool(self.plan.namespaces.new & p.CLONE_NEWPID),
             "hooks": {kind: hook_lists[kind] for kind in ("poststart", "poststop") if hook_lists.get(kind)},
             "hasProcess": self.spec.get("process") is not None,
+            "notify": self.notify,
             "cgroup": self.cgroup.save(),
         }
 
@@ -266,6 +274,7 @@ class Launch(Child):
         if process is not None and process.limits:
             raise_hard_limits(self.pid, process.limits)
         self._move_network_devices()
+        self._set_rdt()
         self._save_config()
         self.send(life.GO_CGROUP + self._agent_state())
 
@@ -288,6 +297,14 @@ class Launch(Child):
                 self.plan.net_devices.move(namespace)
             finally:
                 posix.close(namespace)
+
+    def _set_rdt(self) -> None:
+        linux: Any = self.spec.get("linux") or {}
+        if linux.get("intelRdt") is not None:
+            from pyruntime.container import resctrl
+
+            assert self.record is not None
+            self.record.data["intelRdt"] = resctrl.apply(linux["intelRdt"], self.record.id, self.pid)
 
     def _save_config(self) -> None:
         """Keep the configuration as it is now: exec and start must not see what becomes of the bundle's file."""
@@ -366,6 +383,11 @@ class Launch(Child):
                 p.close_from(3)
                 _, status = posix.waitpid(child, 0)
                 posix._exit(posix.waitstatus_to_exitcode(status) & 0xFF)
+
+
+def notify_directory(container: str) -> str:
+    """Where the notify socket of a container lies. The module itself is loaded only by those who listen."""
+    return f"{container}/notify"
 
 
 class Interrupted(RuntimeFailure):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyruntime.container.launch import Launch
+    from pyruntime.container.notify_socket import Proxy
     from pyruntime.plan.step import Step
 
 SIGKILL = 9
@@ -75,9 +76,12 @@ def run(context: Context, container_id: str, bundle: str, options: CreateOptions
     _hand_over(launch, options)
     assert launch.record is not None
     try:
+        proxy = _notify_proxy(launch.record)
         launch.release()
         launch.await_program()
         _poststart(launch.record, launch.pid)
+        if proxy is not None:
+            proxy.forward(launch.pid, launch.pidfd)
     except BaseException:
         launch.undo()
         raise
@@ -109,17 +113,23 @@ def start(context: Context, container_id: str) -> None:
             raise RuntimeFailure("cannot start a container that is still being created")
         if not record.data["hasProcess"]:
             raise RuntimeFailure("cannot start a container without a process: config.json had none")
-        notify = record.data.get("notify")
-        if notify:
-            from pyruntime.container import notify_socket
-
-            notify_socket.listen(notify)
+        proxy = _notify_proxy(record)
         _open_gate(record)
         _poststart(record, pid)
-        if notify:
-            notify_socket.forward(notify, pid)
+        if proxy is not None:
+            proxy.forward(pid)
     finally:
         posix.close(lock)
+
+
+def _notify_proxy(record: store.Record) -> Proxy | None:
+    """For a container made with $NOTIFY_SOCKET: who passes its READY=1 on."""
+    host = record.data.get("notify")
+    if not host:
+        return None
+    from pyruntime.container.notify_socket import Proxy
+
+    return Proxy(record.directory, host)
 
 
 def _open_gate(record: store.Record) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import posix
 
 from pyruntime.cgroups import manager as cgroups
+from pyruntime.cgroups.host import UNIFIED
 from pyruntime.container import report
 from pyruntime.errors import RuntimeFailure, SpecError
 from pyruntime.kernel.facts import read_facts
@@ -44,6 +45,13 @@ def launch(
         names = posix.environ.get(b"LISTEN_FDNAMES")
         if names:
             settings.environment.append("LISTEN_FDNAMES=" + names.decode("utf-8", "surrogateescape"))
+    notify = posix.environ.get(b"NOTIFY_SOCKET", b"").decode("utf-8", "surrogateescape")
+    if notify:
+        from pyruntime.container import notify_socket
+
+        mounts: Any = spec.setdefault("mounts", [])
+        mounts.append(notify_socket.mount(f"{context.root}/{container_id}"))
+        settings.environment.append(notify_socket.VARIABLE)
     _seccomp(context, spec, settings)
     _start_hooks(container_id, bundle, spec, settings)
     plan = build.build(spec, settings)
@@ -53,6 +61,7 @@ def launch(
         report.debug(remark)
     new = Launch(context.root, spec, plan, cgroup)
     new.listener = settings.listener
+    new.notify = notify
     new.create(container_id, bundle, gated)
     return new
 
@@ -93,7 +102,7 @@ class _Words(Step):
 
     def __init__(self, text: str, side: str = "init") -> None:
         self.text = text
-        self.side = side  # type: ignore[misc]
+        self.side = side
 
     def describe(self) -> str:
         return self.text
@@ -206,7 +215,7 @@ def _hierarchies(cgroup: cgroups.Manager) -> list[Hierarchy]:
     shown = []
     for mount, controllers in by_mount.items():
         source = next((cgroup.paths[one] for one in controllers if one in cgroup.paths), mount)
-        unified = cgroups.UNIFIED in controllers
+        unified = UNIFIED in controllers
         name = mount.rpartition("/")[2]
         shown.append(Hierarchy(name, [one for one in controllers if one], source, unified))
     return shown

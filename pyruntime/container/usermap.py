@@ -8,17 +8,17 @@ from pyruntime.errors import RuntimeFailure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyruntime.spec.types import IDMapping
+    from pyruntime.spec.types import IdMapping
 
 MAX_EXTENTS = 340  # UID_GID_MAP_MAX_EXTENTS
 
 
-def lines(mappings: list[IDMapping]) -> bytes:
+def lines(mappings: list[IdMapping]) -> bytes:
     """The mappings as uid_map and gid_map take them, in one write."""
     return b"".join(b"%d %d %d\n" % (one["containerID"], one["hostID"], one["size"]) for one in mappings)
 
 
-def write_mappings(pid: int, uids: list[IDMapping], gids: list[IDMapping], privileged: bool) -> None:
+def write_mappings(pid: int, uids: list[IdMapping], gids: list[IdMapping], privileged: bool) -> None:
     """Give the user namespace of process `pid` its mappings.
 
     A privileged caller writes the files itself; anybody else is helped by newuidmap(1) and newgidmap(1), or maps just
@@ -52,7 +52,7 @@ class MappedNamespace:
 
     __slots__ = ("_descriptor", "_gids", "_uids")
 
-    def __init__(self, uids: list[IDMapping], gids: list[IDMapping]) -> None:
+    def __init__(self, uids: list[IdMapping], gids: list[IdMapping]) -> None:
         self._uids = uids
         self._gids = gids
         self._descriptor = -1

@@ -32,11 +32,11 @@ class Vector:
         for string in strings:
             pointers.append(offset)
             offset += len(string) + 1
-        view = memoryview(text).cast("B")  # type: ignore[arg-type]
+        view = memoryview(text).cast("B")
         view[: offset - start] = b"".join(string + b"\0" for string in strings)
         self._strings = text  # keeps what the pointers point to
         self.array: object = buffer(8 * (len(pointers) + 1))
-        memoryview(self.array).cast("B")[:] = pack(f"{len(pointers) + 1}Q", *pointers, 0)  # type: ignore[arg-type]
+        memoryview(self.array).cast("B")[:] = pack(f"{len(pointers) + 1}Q", *pointers, 0)
 
 
 def execve(path: bytes, arguments: Vector, environment: Vector) -> None:

@@ -23,5 +23,5 @@ _room = buffer(256)  # struct statfs is 120 bytes; one buffer for all calls, the
 def filesystem_type(descriptor: int) -> int:
     """The magic number of the filesystem that `descriptor` lies on. Raises OSError. See statfs(2)."""
     syscall(_FSTATFS, descriptor, _room)
-    kind: int = unpack_from("q", _room)[0]  # type: ignore[arg-type]
+    kind: int = unpack_from("q", _room)[0]
     return kind

@@ -8,9 +8,8 @@ distribution) is found out here too, where execve(2) would only say "no such fil
 from __future__ import annotations
 
 import posix
-from _struct import error as struct_error
-from _struct import pack, unpack_from
-from errno import EACCES, EISDIR, ENOENT, ENOTDIR
+from _struct import pack
+from errno import ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR
 
 from pyruntime.errors import SpecError
 from pyruntime.kernel.execve import Vector, execve
@@ -26,6 +25,9 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 AT_FDCWD, AT_EACCESS = -100, 0x200
 X_OK = 1
 PASSWD_LIMIT = 1 << 20
+PT_INTERP = 3
+PATH_MAX = 4096
+FAR = 1 << 20  # no linker puts the interpreter's name this far into the file
 
 NOT_FOUND = 1  # no such name in PATH
 NO_FILE = 2  # the path does not exist
@@ -34,6 +36,7 @@ IS_DIRECTORY = 4
 NO_INTERPRETER = 5
 BAD_CWD = 6
 OUTSIDE_CWD = 7
+BAD_PATH = 8
 
 _SETFSUID = 122 if posix.uname().machine == "x86_64" else 151
 _SETFSGID = 123 if posix.uname().machine == "x86_64" else 152
@@ -128,7 +131,9 @@ class Command:
                     raise CommandError(DENIED, candidate)
                 _check_interpreter(candidate)
             except OSError as error:
-                if error.errno not in (ENOENT, ENOTDIR):
+                if error.errno in (ELOOP, ENAMETOOLONG):
+                    failure = failure or CommandError(BAD_PATH, posix.strerror(error.errno).encode())
+                elif error.errno not in (ENOENT, ENOTDIR):
                     failure = failure or CommandError(DENIED, candidate)
             except CommandError as error:
                 if error.reason == NO_INTERPRETER:
@@ -243,30 +248,31 @@ def _check_interpreter(path: bytes) -> None:
 
 
 def _elf_interpreter(path: bytes, head: bytes) -> bytes:
-    """PT_INTERP of an ELF file of this byte order, b"" if there is none. See elf(5)."""
-    try:
-        wide = head[4] == 2
-        offset, size, count = (
-            (unpack_from("<Q", head, 32)[0], *unpack_from("<HH", head, 54))
-            if wide
-            else (unpack_from("<I", head, 28)[0], *unpack_from("<HH", head, 42))
-        )
-        for number in range(min(count, 64)):
-            at = offset + number * size
-            if unpack_from("<I", head, at)[0] != 3:  # PT_INTERP
-                continue
-            where, length = (
-                (unpack_from("<Q", head, at + 8)[0], unpack_from("<Q", head, at + 32)[0])
-                if wide
-                else (unpack_from("<I", head, at + 4)[0], unpack_from("<I", head, at + 16)[0])
-            )
-            if 0 < length < 4096:
-                if where + length > len(head):
-                    head = _read(path, min(where + length, 1 << 20))
-                return bytes(head[where : where + length].split(b"\0", 1)[0])
+    """PT_INTERP of a little-endian ELF file, b"" if there is none. See elf(5).
+
+    Numbers are cut out of the bytes: a slice beyond their end is empty, where an unpack would raise.
+    """
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(head[at : at + size], "little")
+
+    wide = head[4:5] == b"\x02"
+    table, size, count = (
+        (number(32, 8), number(54, 2), number(56, 2)) if wide else (number(28, 4), number(42, 2), number(44, 2))
+    )
+    for index in range(min(count, 64)):
+        at = table + index * size
+        if number(at, 4) != PT_INTERP:
+            continue
+        where, length = (number(at + 8, 8), number(at + 32, 8)) if wide else (number(at + 4, 4), number(at + 16, 4))
+        if not 0 < length < PATH_MAX or where > FAR:
             return b""
-    except (struct_error, IndexError, OSError):
-        pass
+        if where + length > len(head):
+            try:
+                head = _read(path, where + length)
+            except OSError:
+                return b""
+        return head[where : where + length].split(b"\0", 1)[0]
     return b""
 
 
@@ -280,11 +286,11 @@ def explain(reason: int, name: str, detail: str) -> str:
         return f'exec: "{name}": permission denied: {detail} is a directory'
     if reason == DENIED:
         return f'exec: "{name}": permission denied'
+    if reason == BAD_PATH:
+        return f'exec: "{name}": stat {name}: {detail.lower()}'
     if reason == NO_INTERPRETER:
         return f'exec: "{name}": its interpreter {detail}: no such file or directory'
     if reason == OUTSIDE_CWD:
         return f"current working directory {detail} is outside of container mount namespace root"
     return f'chdir to cwd ("{detail}") set in config.json failed: not a directory that can be entered'
 
-
-__all__ = ["EACCES", "EISDIR", "Command", "CommandError", "explain"]

@@ -17,7 +17,7 @@ from pyruntime.plan.step import Place, Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyruntime.spec.types import LinuxDevice
+    from pyruntime.spec.types import Device as DeviceEntry
 
 S_IFMT, S_IFCHR, S_IFBLK, S_IFIFO = 0o170000, 0o020000, 0o060000, 0o010000
 _KINDS = {"c": S_IFCHR, "u": S_IFCHR, "b": S_IFBLK, "p": S_IFIFO}
@@ -122,7 +122,7 @@ class MakeDevLinks(Step):
         dev = open_in_root(place.rootfs, b"/dev", O_PATH | O_DIRECTORY)
         try:
             posix.close(open_in_root(place.rootfs, b"/proc/self"))
-            links = _LINKS
+            links: tuple[tuple[bytes, bytes], ...] = _LINKS
         except FileNotFoundError:
             links = ()  # the spec wants the links only where /proc/self/fd exists
         except OSError:
@@ -152,7 +152,7 @@ class MakeDevLinks(Step):
             pass
 
 
-def devices(entries: list[LinuxDevice], with_defaults: bool) -> list[Device]:
+def devices(entries: list[DeviceEntry], with_defaults: bool) -> list[Device]:
     """The nodes to make: the defaults that /dev must have, then those of `linux.devices`, which win by path."""
     wanted: dict[bytes, Device] = {}
     if with_defaults:

@@ -288,8 +288,8 @@ def _describe_options(options: Options) -> str:
         words.append(("r" if recursive else "") + name)
     if options.copy_up:
         words.append("with a copy of what it covers")
-    for name, value in options.data:
-        words.append(_text(name if value is None else name + b"=" + value))
+    for key, value in options.data:
+        words.append(_text(key if value is None else key + b"=" + value))
     return f" ({', '.join(words)})" if words else ""
 
 

@@ -19,7 +19,7 @@ from pyruntime.plan.step import HOST, Place, Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyruntime.spec.types import LinuxNamespace, LinuxTimeOffset
+    from pyruntime.spec.types import Namespace, TimeOffset
 
 KINDS = {
     "user": p.CLONE_NEWUSER, "mount": p.CLONE_NEWNS, "pid": p.CLONE_NEWPID, "network": p.CLONE_NEWNET,
@@ -36,7 +36,7 @@ class Namespaces:
 
     __slots__ = ("new", "paths", "time_offsets")
 
-    def __init__(self, entries: list[LinuxNamespace], offsets: dict[str, LinuxTimeOffset]) -> None:
+    def __init__(self, entries: list[Namespace], offsets: dict[str, TimeOffset]) -> None:
         self.new = 0
         self.paths: dict[str, bytes] = {}
         for entry in entries:
