@@ -41,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_sessionstart() -> None:
-    """Compile the modules, as an installation does: the runtime never writes a .pyc, and would compile at each start."""
+    """Compile the modules, as an installation does: the runtime never writes a .pyc, it would compile at each start."""
     for python in (REPOSITORY / ".venv" / "bin" / "python3", Path("/usr/bin/python3")):
         if python.exists():
             subprocess.run([python, "-m", "compileall", "-q", REPOSITORY / "pyruntime"], check=False)
