@@ -146,8 +146,10 @@ def test_libraries_are_found_beside_the_package_and_never_before_the_standard_li
     shutil.copytree(REPOSITORY / "pyruntime", package, symlinks=False)
     for name in ("json.py", "argparse.py", "platform.py", "typing.py", "string.py", "os.py", "posix.py"):
         (package.parent / name).write_text("raise SystemExit('EVIL')")
-    (package.parent / "jsonschema.py").write_text("from __future__ import division\nimport posix\nposix.write(2, b'FOUND')")
-    run = [bin_directory / "pyruntime", "validate", REPOSITORY / "bundles" / "hello"]
+    (package.parent / "jsonschema.py").write_text(
+        "from __future__ import division\nimport posix\nposix.write(2, b'FOUND')"
+    )
+    run = [str(bin_directory / "pyruntime"), "validate", str(REPOSITORY / "bundles" / "hello")]
     result = subprocess.run(run, env=HOSTILE, capture_output=True, text=True, check=False)
     assert "EVIL" not in result.stdout + result.stderr
     assert "FOUND" in result.stderr, result

@@ -180,3 +180,41 @@ def test_nothing_of_the_caller_is_carried_over(tmp_path: Path) -> None:
     names = victim.says.split()[2:]
     victim.end()
     assert set(names) - {"LC_CTYPE"} == {"PATH", "NOTIFY_SOCKET"}
+
+
+JUDGE = f"""
+import sys, os
+sys.path.append({str(REPOSITORY)!r})
+from pyruntime.kernel import libc, seal
+if sys.argv[2] == "table":
+    def missing(*arguments):
+        raise OSError(38, "no such system call")
+    libc.syscall = missing
+print(seal.is_sealed(os.open(sys.argv[1], os.O_RDONLY)))
+"""
+
+# How the file is mounted: what `is_sealed` must say of it.
+PLACES = {
+    "writable": ("true", False),
+    "a read-only bind mount of a writable file system": (
+        "mount --bind /mnt /mnt; mount -o remount,bind,ro /mnt",
+        False,
+    ),
+    "a read-only file system": ("mount -o remount,ro /mnt", True),
+}
+
+
+@pytest.mark.parametrize("by", ["statmount", "table"])
+@pytest.mark.parametrize("place", PLACES)
+def test_only_a_read_only_super_block_protects(tmp_path: Path, place: str, by: str) -> None:
+    command, sealed = PLACES[place]
+    judge = tmp_path / "judge.py"
+    judge.write_text(JUDGE)
+    script = f"mount -t tmpfs tmpfs /mnt; touch /mnt/file; {command}; {SYSTEM_PYTHON} -I -S {judge} /mnt/file {by}"
+    result = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stdout == f"{sealed}\n", result
