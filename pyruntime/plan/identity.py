@@ -15,6 +15,10 @@ from pyruntime.kernel.libc import NR, syscall
 from pyruntime.kernel.processes import PR_SET_DUMPABLE, prctl
 from pyruntime.plan.step import Place, Step
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 DEFAULT_UMASK = 0o022
 MAX_GROUPS = 65536  # NGROUPS_MAX of the kernel
 HIGHEST_ID = 0xFFFFFFFE  # 4294967295 means "no change" to the kernel
@@ -30,6 +34,26 @@ def checked_id(value: int, path: str) -> int:
     if type(value) is not int or not 0 <= value <= HIGHEST_ID:
         raise SpecError(path, f"{value!r} is not an id; ids go from 0 to {HIGHEST_ID}")
     return value
+
+
+def check_mapped(
+    user: dict[str, Any], uid_mappings: list[dict[str, int]], gid_mappings: list[dict[str, int]], groups: bool
+) -> None:
+    """Whether the ids of `user` exist in a user namespace with these mappings (none: not known). Raises SpecError."""
+    uid, gid = user.get("uid", 0), user.get("gid", 0)
+    if not _is_mapped(uid, uid_mappings):
+        raise SpecError("process.user.uid", f"cannot setuid to unmapped uid {uid} in user namespace")
+    if not _is_mapped(gid, gid_mappings):
+        raise SpecError("process.user.gid", f"cannot setgid to unmapped gid {gid} in user namespace")
+    for index, group in enumerate((user.get("additionalGids") or ()) if groups else ()):
+        if not _is_mapped(group, gid_mappings):
+            raise SpecError(f"process.user.additionalGids[{index}]", f"group {group} is not mapped in user namespace")
+
+
+def _is_mapped(value: int, mappings: list[dict[str, int]]) -> bool:
+    return not mappings or any(
+        mapping["containerID"] <= value < mapping["containerID"] + mapping["size"] for mapping in mappings
+    )
 
 
 class OwnStandardStreams(Step):

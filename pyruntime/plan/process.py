@@ -29,6 +29,7 @@ from pyruntime.plan.identity import (
     SetGroups,
     SetUmask,
     SetUser,
+    check_mapped,
     checked_id,
 )
 from pyruntime.plan.limits import SetLimit, limit_steps
@@ -203,12 +204,16 @@ def process_steps(
     plan.warnings += sets.warnings
     plan.remarks += sets.remarks
     plan.after_start += [DropBounding(sets.bounding, facts), KeepCapabilities(True)]
-    plan.after_start += _user_steps(process.get("user") or {}, facts, annotations or {}, plan.warnings)
+    user = process.get("user") or {}
+    if facts.user_namespace:
+        # The kernel would only say so when the user is set, which is after create has succeeded.
+        check_mapped(user, linux.get("uidMappings") or [], linux.get("gidMappings") or [], facts.setgroups)
+    plan.after_start += _user_steps(user, facts, annotations or {}, plan.warnings)
     plan.after_start += [KeepCapabilities(False), SetCapabilities(sets)]
 
     plan.limits = limit_steps(process.get("rlimits") or [])
     plan.oom_score = process.get("oomScoreAdj")
-    umask = (process.get("user") or {}).get("umask")
+    umask = user.get("umask")
     plan.after_start += [ResetSignals(), SetUmask(DEFAULT_UMASK if umask is None else umask & 0o7777)]
     plan.after_start += plan.limits
     if no_new_privileges and seccomp is not None:

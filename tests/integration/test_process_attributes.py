@@ -300,9 +300,53 @@ def test_session_keyring(container: Make) -> None:
 
     script = ["sh", "-c", "grep _ses. /proc/keys"]
     one = container(script, change)
-    assert f"_ses.{one.id}" in one.run().ok().stdout
+    (line,) = [line for line in one.run().ok().stdout.splitlines() if f" _ses.{one.id}:" in line]
+    assert line.split()[4] == "3f1b0000"  # its user may also search it
     other = container(script, change)
     assert f"_ses.{other.id}" not in other.run("--no-new-keyring").stdout
+
+
+# In a user namespace of its own.
+
+
+def in_user_namespace(config: Config) -> None:
+    config["linux"]["namespaces"].append({"type": "user"})
+    mapping = [{"containerID": 0, "hostID": 300000, "size": 1000}]
+    config["linux"].update(uidMappings=mapping, gidMappings=mapping)
+
+
+def test_a_user_namespace_grants_what_we_lack(container: Make) -> None:
+    """Every capability is there inside, also one that the runtime itself does not have."""
+    one = container(
+        STATUS, in_user_namespace, capabilities(**{kind: ["CAP_SYS_RESOURCE", "CAP_KILL"] for kind in SETS})
+    )
+    result = one.run().ok()
+    assert masks(result.stdout) == dict.fromkeys(SETS, bits(SYS_RESOURCE, KILL))
+    assert warnings(result.stderr) == []
+
+
+def test_ids_inside_a_user_namespace(container: Make) -> None:
+    one = container(["sleep", "60"], in_user_namespace, process(user={"uid": 5, "gid": 6, "additionalGids": [7, 8]}))
+    one.run("--detach").ok()
+    status = fields(one.proc("status").read_text())
+    assert status["Uid"].split() == ["300005"] * 4
+    assert status["Gid"].split() == ["300006"] * 4
+    assert status["Groups"].split() == ["300007", "300008"]
+
+
+@pytest.mark.parametrize(
+    ("user", "text"),
+    [
+        ({"uid": 1000, "gid": 0}, "unmapped uid 1000"),
+        ({"uid": 0, "gid": 1000}, "unmapped gid 1000"),
+        ({"uid": 0, "gid": 0, "additionalGids": [5, 1000]}, "additionalGids[1]: group 1000 is not mapped"),
+    ],
+)
+def test_unmapped_ids_are_explained(container: Make, user: dict[str, Any], text: str) -> None:
+    """At create, although the kernel would only mind when the user is set, after start."""
+    result = container(["true"], in_user_namespace, process(user=user)).create()
+    assert result.status == 1
+    assert text in result.stderr
 
 
 # Labels: what to do when the kernel does not have them.

@@ -147,7 +147,7 @@ def test_the_kernel_accepts_what_is_left(wanted: dict[str, list[str]], permitted
     assert not sets.effective & ~sets.permitted
     assert not sets.inheritable & ~(sets.bounding & permitted)
     assert not sets.ambient & ~(sets.permitted & sets.inheritable)
-    said = " ".join(sets.warnings)
+    said = " ".join(sets.warnings + sets.remarks)
     for kind in SETS:
         asked = sum(1 << NUMBERS[name] for name in set(wanted[kind]) if name in NUMBERS)
         granted = getattr(sets, kind)
@@ -229,6 +229,34 @@ def test_ids_out_of_range(user: dict[str, Any], path: str) -> None:
     with pytest.raises(SpecError) as caught:
         plan({"user": user})
     assert caught.value.path == path
+
+
+ID = st.integers(0, 30)
+MAPPING = st.lists(
+    st.builds(lambda first, size: {"containerID": first, "hostID": 1000 + first, "size": size}, ID, st.integers(1, 5)),
+    max_size=3,
+)
+
+
+@given(ID, ID, st.lists(ID, max_size=2), MAPPING, MAPPING, st.booleans())
+def test_ids_have_to_be_mapped(
+    uid: int, gid: int, groups: list[int], uids: list[dict[str, int]], gids: list[dict[str, int]], setgroups: bool
+) -> None:
+    def there(mappings: list[dict[str, int]]) -> set[int]:
+        numbers = {entry["containerID"] + offset for entry in mappings for offset in range(entry["size"])}
+        return numbers or set(range(100))  # no mappings given: not for us to say
+
+    wanted = [gid, *groups] if setgroups else [gid]
+    good = uid in there(uids) and all(group in there(gids) for group in wanted)
+    user = {"uid": uid, "gid": gid, "additionalGids": groups}
+    inside = Facts().in_user_namespace(setgroups)
+    linux = {"uidMappings": uids, "gidMappings": gids}
+    if good:
+        plan({"user": user}, inside, linux=linux)
+    else:
+        with pytest.raises(SpecError, match=r"process\.user\..*mapped"):
+            plan({"user": user}, inside, linux=linux)
+    plan({"user": user}, linux=linux)  # the mappings mean nothing without the namespace
 
 
 def test_unmapped_ids_are_explained() -> None:
