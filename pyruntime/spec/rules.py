@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _HOST_NAME_MAX = 64  # __NEW_UTS_LEN of the kernel, for both names
 _MAPPINGS_MAX = 340  # UID_GID_MAP_MAX_EXTENTS
-_ID_END = 1 << 32
+_ID_END = (1 << 32) - 1  # the last id, -1, is no id
 
 
 def apply(config: object, found: list[SpecError]) -> None:
@@ -186,7 +186,7 @@ def _mappings(mappings: Iterable[dict[str, int]], path: str, found: list[SpecErr
                 report(found, f"{path}[{index}].{key}", f"the range from {first} overlaps another one")
             end = first + size
             if end > _ID_END:
-                report(found, f"{path}[{index}].size", f"{size} ids from {first} end above 4294967295")
+                report(found, f"{path}[{index}].size", f"{size} ids from {first} end above 4294967294")
 
 
 def _duplicate_namespaces(config: dict[str, Any], path: str, found: list[SpecError]) -> None:

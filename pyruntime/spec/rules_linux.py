@@ -54,15 +54,15 @@ def is_list(text: str) -> bool:
     """Whether `text` is a list of numbers and ranges, such as `0-3,7`. Spaces and empty entries are harmless."""
     for entry in text.split(","):
         first, dash, last = entry.strip(" ").partition("-")
-        if dash or first:
-            # isdecimal() alone would admit the digits of other scripts.
-            if not all(
-                number.isascii() and number.isdecimal() and len(number) < 10 for number in (first, last or first)
-            ):
-                return False
-            if dash and (not last or int(first) > int(last)):
-                return False
+        if not dash:
+            last = first
+        if (dash or first) and not (_is_number(first) and _is_number(last) and int(first) <= int(last)):
+            return False
     return True
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10  # isdecimal() alone admits digits of any script
 
 
 def _sysctl(linux: dict[str, Any], path: str, found: list[SpecError]) -> None:

@@ -164,11 +164,11 @@ def test_every_single_change_is_judged_alike() -> None:
     for path in places(document, first=1)[1:]:
         parent = holder(document, path)
         before = parent[path[-1]]
-        for value in itertools.islice(values, 6):
+        for value in itertools.islice(values, 4):
             parent[path[-1]] = value
             refused += not agree(document)
         parent[path[-1]] = before
-    assert refused > 500
+    assert refused > 300
 
 
 def test_every_missing_property_is_judged_alike() -> None:
@@ -221,8 +221,16 @@ def test_predicates_decide_as_their_pattern(pattern: str, data: st.DataObject) -
 
 def test_integers_are_integers() -> None:
     for value in (1.0, True, "1", 1e2, None, [1]):
-        found = check({"containerID": 0, "hostID": value, "size": 1}, table.ID_MAPPING)
-        assert [problem.path for problem in found] == ["hostID"], value
+        document = {**configs.minimal(), "linux": {"uidMappings": [{"containerID": 0, "hostID": value, "size": 1}]}}
+        assert [problem.path for problem in check(document)] == ["linux.uidMappings[0].hostID"], value
+        assert not agree(document)
+
+
+def test_true_and_false_are_no_numbers() -> None:
+    for value in (0, 1, 1.0, "true", None):
+        document = {**configs.minimal(), "linux": {"resources": {"memory": {"useHierarchy": value}}}}
+        assert [problem.path for problem in check(document)] == ["linux.resources.memory.useHierarchy"], value
+        assert not agree(document)
 
 
 def test_a_million_problems_do_not_fill_the_memory() -> None:

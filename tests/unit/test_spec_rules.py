@@ -139,8 +139,8 @@ BROKEN: list[tuple[Config, str]] = [
         "linux.gidMappings[0].hostID: the range from 5 overlaps another one",
     ),
     (
-        config("user", gidMappings=[mapping(0, 4294967294, 3)], uidMappings=ONE),
-        "linux.gidMappings[0].size: 3 ids from 4294967294 end above 4294967295",
+        config("user", gidMappings=[mapping(0, 4294967294, 2)], uidMappings=ONE),
+        "linux.gidMappings[0].size: 2 ids from 4294967294 end above 4294967294",
     ),
     (
         config("user", uidMappings=[mapping(2 * id, 2 * id, 1) for id in range(341)], gidMappings=ONE),
@@ -310,7 +310,7 @@ FINE: list[Config] = [
     with_top("uts", hostname="", domainname="d" * 64),
     with_top(hostname=""),
     config("user", uidMappings=[mapping(2 * id, 2 * id, 1) for id in range(340)], gidMappings=ONE),
-    config("user", uidMappings=[mapping(5, 0, 5), mapping(0, 5, 5)], gidMappings=[mapping(0, 0, 4294967295)]),
+    config("user", uidMappings=[mapping(5, 0, 5), mapping(0, 5, 5)], gidMappings=[mapping(0, 4294967294, 1)]),
     config(uidMappings=[], gidMappings=[], timeOffsets={}, maskedPaths=[], readonlyPaths=[], netDevices={}, sysctl={}),
     config("time", timeOffsets={"monotonic": {"secs": -(2**63)}}),
     config(devices=[{"type": "p", "path": "/p", "major": -5}]),
