@@ -28,6 +28,13 @@ def load_bundle(bundle: str) -> Spec:
     return config  # type: ignore[return-value]
 
 
+def load_file(path: str) -> Spec:
+    """The checked configuration in a file of any name (`create --config FILE`). Raises as `load_bundle` does."""
+    config = _read(path, path, table.CONFIG)
+    check(config)
+    return config  # type: ignore[return-value]
+
+
 def read_config(bundle: str) -> object:
     """The configuration of a bundle, read but not checked. Raises as `load_bundle` does."""
     return _read(f"{bundle}/{CONFIG}", CONFIG, table.CONFIG)

@@ -92,6 +92,17 @@ def test_null_is_unset(bundle: Callable[[object], str]) -> None:
         load.load_bundle(bundle({**document, "root": {"path": None}}))
 
 
+def test_a_configuration_of_another_name(tmp_path: Path) -> None:
+    file = tmp_path / "other.json"
+    file.write_text('{"ociVersion": "1.0.0", "root": {"path": "r"}, "mounts": null}')
+    assert load.load_file(str(file)) == {"ociVersion": "1.0.0", "root": {"path": "r"}}
+    file.write_text("{}")
+    with pytest.raises(SpecError, match=r"^ociVersion: required, but missing$"):
+        load.load_file(str(file))
+    with pytest.raises(RuntimeFailure, match=r"^JSON specification file /.*/missing\.json not found$"):
+        load.load_file(str(tmp_path / "missing.json"))
+
+
 def test_process_and_resources_files(tmp_path: Path) -> None:
     file = tmp_path / "process.json"
     file.write_text('{"cwd": "/", "args": ["sh"], "env": null}')
