@@ -43,6 +43,7 @@ RTM_NEWQDISC, RTM_DELQDISC = 36, 37
 RTM_NEWTFILTER = 44
 
 IFF_UP = 0x1
+IFLA_IFNAME = 3
 
 _CLASSES = {
     16: "ifinfmsg", 17: "ifinfmsg", 18: "ifinfmsg",
@@ -102,6 +103,25 @@ class Request:
         message["header"]["sequence_number"] = sequence
         message.encode()
         return bytes(message.data)
+
+
+class RemoveLink(Request):
+    """Remove the interface `name`, if it is there. A veth takes its other end along.
+
+    Written out by hand: it is all that tearing a network down needs, and pyroute2 would be imported for it.
+    """
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"remove {name}", RTM_DELLINK, {}, unless=(errno.ENODEV,))
+        self.name = name
+
+    def encode(self, sequence: int, extra: int) -> bytes:
+        name = self.name.encode() + b"\0"
+        attribute = struct.pack("=HH", 4 + len(name), IFLA_IFNAME) + name + bytes(-len(name) % 4)
+        body = bytes(16) + attribute  # struct ifinfomsg, all of it unspecified
+        return _HEADER.pack(_HEADER.size + len(body), self.kind, NLM_F_REQUEST | extra, sequence, 0) + body
 
 
 class RouteSocket:

@@ -128,6 +128,9 @@ def add(state: State, elements: list[Element]) -> None:
 
     If nft refuses, the table is made anew from the records, and if it refuses that too, its reason is raised.
     """
+    if len(state.names()) == 1:  # the first container: there is no table yet
+        rebuild(state)
+        return
     try:
         _run(_statement("add", elements))
     except NftError:
