@@ -172,16 +172,7 @@ def _cgroup_owner(spec: Spec, linux: Any) -> int | None:
 
 
 def _load(bundle: str, options: CreateOptions) -> Spec:
-    if not options.config:
-        return load.load_bundle(bundle)
-    from pyruntime.spec import jsontext
-
-    try:
-        config = jsontext.loads(jsontext.read_file(options.config), options.config)
-    except OSError as error:
-        raise RuntimeFailure(f"cannot read {options.config}: {(error.strerror or '').lower()}") from None
-    load.check(config)
-    return config  # type: ignore[return-value]
+    return load.load_file(options.config) if options.config else load.load_bundle(bundle)
 
 
 def _settings(
