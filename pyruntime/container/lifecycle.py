@@ -75,7 +75,12 @@ def run(context: Context, container_id: str, bundle: str, options: CreateOptions
     launch = setup.launch(context, container_id, bundle, options, detached=options.detach, gated=False)
     _hand_over(launch, options)
     assert launch.record is not None
+    terminal = None
     try:
+        if not options.detach:
+            from pyruntime.container import foreground
+
+            terminal = foreground.Terminal(launch.console) if launch.console >= 0 else None
         proxy = _notify_proxy(launch.record)
         launch.release()
         launch.await_program()
@@ -83,14 +88,14 @@ def run(context: Context, container_id: str, bundle: str, options: CreateOptions
         if proxy is not None:
             proxy.forward(launch.pid, launch.pidfd)
     except BaseException:
+        if terminal is not None:
+            terminal.restore()
         launch.undo()
         raise
     if options.detach:
         return 0
-    from pyruntime.container.foreground import wait
-
     try:
-        status = wait(launch.pid, launch.console)
+        status = foreground.wait(launch.pid, terminal)
     finally:
         if not options.keep:
             _destroy(launch.record)

@@ -173,8 +173,14 @@ class OpenTerminal(Step):
         return "open a terminal" + (" and attach it to /dev/console" if self.console else "")
 
     def apply(self, place: Place) -> None:
-        pts = open_in_root(place.rootfs, b"/dev/pts", O_PATH | O_DIRECTORY)
-        ptmx = posix.open(b"ptmx", O_PATH | posix.O_NOFOLLOW | posix.O_CLOEXEC, dir_fd=pts)
+        try:
+            pts = open_in_root(place.rootfs, b"/dev/pts", O_PATH | O_DIRECTORY)
+            ptmx = posix.open(b"ptmx", O_PATH | posix.O_NOFOLLOW | posix.O_CLOEXEC, dir_fd=pts)
+        except FileNotFoundError:
+            # Not ENOENT: engines would take that for a missing program.
+            failure = m.FilesystemError(ENXIO, posix.strerror(ENXIO))
+            failure.detail = b"the container has no /dev/pts/ptmx: a terminal needs a devpts on /dev/pts"
+            raise failure from None
         status = posix.fstat(ptmx)
         if (
             filesystem_type(ptmx) != DEVPTS_SUPER_MAGIC
