@@ -129,7 +129,7 @@ class Child:
         said = f": {detail}" if detail else ""
         advice = step.explain(code)
         advice = f": {advice}" if advice else ""
-        return InitFailed(f"{PREFIX}error during container init: {step.describe()}{said}: {words(code)}{advice}")
+        return InitFailed(f"{PREFIX}error during container init: {step.failure()}{said}: {words(code)}{advice}")
 
     def _how_it_died(self) -> str:
         if self.pid:

@@ -57,8 +57,6 @@ def launch(
     plan = build.build(spec, settings)
     for warning in plan.warnings:
         report.warn(warning)
-    for remark in plan.process.remarks if plan.process else ():
-        report.debug(remark)
     new = Launch(context.root, spec, plan, cgroup)
     new.listener = settings.listener
     new.notify = notify

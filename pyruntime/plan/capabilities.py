@@ -37,11 +37,10 @@ def names_of(mask: int) -> str:
 class CapabilitySets:
     """The five sets as bit masks, cut down to what can be granted. `warnings` says what was cut."""
 
-    __slots__ = ("ambient", "bounding", "effective", "inheritable", "permitted", "remarks", "warnings")
+    __slots__ = ("ambient", "bounding", "effective", "inheritable", "permitted", "warnings")
 
     def __init__(self, wanted: dict[str, Any] | None, facts: Facts) -> None:
         self.warnings: list[str] = []
-        self.remarks: list[str] = []  # not worth a line by default: the template of runc 1.1 itself asks for it
         unknown: set[str] = set()
         masks = {}
         for kind in SETS:
@@ -74,14 +73,18 @@ class CapabilitySets:
         for kind, granted, needs in (
             ("effective", self.effective, "permitted set"),
             ("inheritable", self.inheritable, "bounding set"),
-            ("ambient", self.ambient, "permitted and the inheritable set"),
         ):
             missing = masks[kind] & ~granted & ~lost
             if missing:
-                lines = self.remarks if kind == "ambient" else self.warnings
-                lines.append(
+                self.warnings.append(
                     f"process.capabilities.{kind}: not granting {names_of(missing)}: it has to be in the {needs} too"
                 )
+        missing = masks["ambient"] & ~self.ambient & ~lost
+        if missing:
+            self.warnings.append(
+                f"can't raise ambient capability {names_of(missing)}: it has to be in the permitted and the inheritable "
+                "set too (process.capabilities)"
+            )
 
 
 class DropBounding(Step):

@@ -91,6 +91,12 @@ class _MountStep(Step):
             if "ro" in options.superblock:
                 options.superblock.remove("ro")
 
+    def failure(self) -> str:
+        return f'error mounting "{self._source()}" to rootfs at "{_text(self.destination)}"'
+
+    def _source(self) -> str:
+        return "none"
+
     def _words(self) -> str:
         return f" on {_text(self.destination)}" + _describe_options(self.options)
 
@@ -115,6 +121,9 @@ class Bind(_MountStep):
 
     def describe(self) -> str:
         return f"bind {self.source}{self._words()}"
+
+    def _source(self) -> str:
+        return self.source
 
     def apply(self, place: Place) -> None:
         tree = place.sources.pop(self.index)
@@ -156,6 +165,9 @@ class Filesystem(_MountStep):
 
     def describe(self) -> str:
         return f"mount {self.type_name}{self._words()}"
+
+    def _source(self) -> str:
+        return _text(self.source) if self.source else self.type_name
 
     def apply(self, place: Place) -> None:
         options = self.options

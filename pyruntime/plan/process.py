@@ -52,7 +52,7 @@ _SCHED_SETAFFINITY = NR["sched_setaffinity"]
 class ProcessPlan:
     """The steps of one process; see the module for when each list is applied."""
 
-    __slots__ = ("after_start", "before_start", "limits", "oom_score", "remarks", "warnings")
+    __slots__ = ("after_start", "before_start", "limits", "oom_score", "warnings")
 
     def __init__(self) -> None:
         self.before_start: list[Step] = []
@@ -60,7 +60,6 @@ class ProcessPlan:
         self.limits: list[SetLimit] = []  # for plan.limits.raise_hard_limits in the runtime process
         self.oom_score: int | None = None  # for plan.limits.write_oom_score in the runtime process
         self.warnings: list[str] = []
-        self.remarks: list[str] = []  # for the debug log
 
 
 class JoinSessionKeyring(Step):
@@ -202,7 +201,6 @@ def process_steps(
 
     sets = CapabilitySets(process.get("capabilities"), facts)
     plan.warnings += sets.warnings
-    plan.remarks += sets.remarks
     plan.after_start += [DropBounding(sets.bounding, facts), KeepCapabilities(True)]
     user = process.get("user") or {}
     if facts.user_namespace:

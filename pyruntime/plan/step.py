@@ -47,6 +47,10 @@ class Step:
         """One line that a person understands, as `pyruntime plan` prints it and as an error quotes it."""
         raise AssertionError(f"{type(self).__name__} does not describe itself")
 
+    def failure(self) -> str:
+        """How an error message names the step; where people know a phrase from other runtimes, that phrase."""
+        return self.describe()
+
     def explain(self, _errno: int) -> str:
         """What to say about a failure with this errno beyond the kernel's words, "" for nothing."""
         return ""
