@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.bundles import Config
-from support.container import Container
+from support.container import Container, wait_for
 from support.runtime import LAUNCHER, REPOSITORY, Runtime
 
 SYSTEM_PYTHON = Path(os.path.realpath("/usr/bin/python3"))
@@ -30,8 +30,8 @@ exe = os.open("/proc/self/exe", os.O_PATH)
 os.set_inheritable(exe, True)
 script = (
     "file=/proc/self/fd/%d; echo reached > /shared/reached; for attempt in 1 2 3 4 5; do"
-    " mount -o remount,rw,bind $file; (echo EVIL >> $file) && echo written > /shared/written && exit 0; sleep 0.1;"
-    " done" % exe
+    " mount -o remount,rw,bind $file; (echo EVIL >> $file) && echo written > /shared/written && break; sleep 0.1;"
+    " done; echo done > /shared/done" % exe
 )
 os.execv("/bin/sh", ["sh", "-c", script])
 """
@@ -104,6 +104,8 @@ def test_program_is_the_interpreter(
     attacker = container(args, change, root=root, runtime=installation.runtime)
     attacker.create().ok()
     attacker.start().ok()
+    # Not by asking the runtime: as long as it runs, its interpreter is in use and nobody can write to it.
+    wait_for((shared / "done").exists, "the end of the attack")
     attacker.wait("stopped")
     assert (shared / "reached").exists(), "the attack did not come to its point: this test shows nothing"
     assert (shared / "written").exists() == installation.overwritten()
