@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import resource
-from collections.abc import Callable
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,12 @@ def bits(*numbers: int) -> int:
 
 def warnings(text: str) -> list[str]:
     return [line for line in text.splitlines() if "level=warning" in line or '"level":"warning"' in line]
+
+
+def in_user_namespace(config: Config) -> None:
+    config["linux"]["namespaces"].append({"type": "user"})
+    mapping = [{"containerID": 0, "hostID": 300000, "size": 1000}]
+    config["linux"].update(uidMappings=mapping, gidMappings=mapping)
 
 
 # Capabilities.
@@ -224,10 +232,34 @@ def test_a_limit_that_would_stop_ourselves(container: Make) -> None:
     container(["true"], process(rlimits=tight)).run().ok()
 
 
-@pytest.mark.skipif(
-    int(fields(Path("/proc/self/status").read_text())["CapEff"], 16) >> SYS_RESOURCE & 1 == 1,
-    reason="with CAP_SYS_RESOURCE every limit can be raised",
-)
+MAY_RAISE = int(fields(Path("/proc/self/status").read_text())["CapEff"], 16) >> SYS_RESOURCE & 1 == 1
+
+
+@pytest.mark.skipif(not MAY_RAISE, reason="needs CAP_SYS_RESOURCE")
+@pytest.mark.parametrize("userns", [False, True])
+def test_hard_limits_can_be_raised(container: Make, userns: bool) -> None:
+    """By the runtime for the container, whose process has no right to, least of all in a user namespace."""
+    change = in_user_namespace if userns else process()
+    limits = process(rlimits=[{"type": "RLIMIT_NOFILE", "soft": 700, "hard": 1700}])
+    one = container(["sh", "-c", "ulimit -n; ulimit -Hn"], limits, change)
+    result = one.run(preexec=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (600, 600))).ok()
+    assert result.stdout.split() == ["700", "1700"]
+
+
+@pytest.mark.skipif(not MAY_RAISE, reason="needs CAP_SYS_RESOURCE")
+def test_the_oom_score_can_be_lowered(container: Make) -> None:
+    one = container(["cat", "/proc/self/oom_score_adj"], process(oomScoreAdj=-700))
+    assert one.run().ok().stdout.strip() == "-700"
+
+
+@pytest.mark.skipif(MAY_RAISE, reason="with CAP_SYS_RESOURCE it can be lowered")
+def test_an_oom_score_that_cannot_be_lowered_is_explained(container: Make) -> None:
+    result = container(["true"], process(oomScoreAdj=-700)).run()
+    assert result.status == 1
+    assert "process.oomScoreAdj: cannot set -700" in result.stderr and "CAP_SYS_RESOURCE" in result.stderr
+
+
+@pytest.mark.skipif(MAY_RAISE, reason="with CAP_SYS_RESOURCE every limit can be raised")
 def test_a_limit_that_cannot_be_raised_is_explained(container: Make) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     result = container(["true"], process(rlimits=[{"type": "RLIMIT_NOFILE", "soft": 1, "hard": hard + 1}])).run()
@@ -259,6 +291,18 @@ def test_scheduler(container: Make) -> None:
     stat = one.run().ok().stdout.splitlines()[-1].rpartition(")")[2].split()
     assert stat[16] == "7"  # nice
     assert stat[38] == "3"  # SCHED_BATCH
+
+
+def test_real_time(container: Make) -> None:
+    """Either the kernel gives every cgroup real time, or a cgroup has to be given some first; then we say so."""
+    one = container(["cat", "/proc/self/stat"], process(scheduler={"policy": "SCHED_FIFO", "priority": 5}))
+    result = one.run()
+    if any(Path("/sys/fs/cgroup").glob("cpu*/cpu.rt_runtime_us")):
+        assert result.status == 1
+        assert "schedule as SCHED_FIFO" in result.stderr and "cpu.rt_runtime_us" in result.stderr
+    else:
+        stat = result.ok().stdout.rpartition(")")[2].split()
+        assert stat[37:39] == ["5", "1"]  # priority, SCHED_FIFO
 
 
 def test_io_priority(container: Make) -> None:
@@ -309,12 +353,6 @@ def test_session_keyring(container: Make) -> None:
 # In a user namespace of its own.
 
 
-def in_user_namespace(config: Config) -> None:
-    config["linux"]["namespaces"].append({"type": "user"})
-    mapping = [{"containerID": 0, "hostID": 300000, "size": 1000}]
-    config["linux"].update(uidMappings=mapping, gidMappings=mapping)
-
-
 def test_a_user_namespace_grants_what_we_lack(container: Make) -> None:
     """Every capability is there inside, also one that the runtime itself does not have."""
     one = container(
@@ -350,6 +388,49 @@ def test_unmapped_ids_are_explained(container: Make, user: dict[str, Any], text:
 
 
 # Labels: what to do when the kernel does not have them.
+
+
+APPARMOR = Path("/sys/kernel/security/apparmor").exists() and shutil.which("apparmor_parser") is not None
+
+
+@pytest.fixture
+def profile() -> Iterator[str]:
+    """An AppArmor profile that allows everything but writing /tmp/forbidden."""
+    name = f"pyruntime-test-{os.getpid()}"
+    text = (
+        f"profile {name} flags=(attach_disconnected) {{\n"
+        " file, capability, network, mount, umount, pivot_root, signal, ptrace, unix,\n"
+        " deny /tmp/forbidden w,\n}\n"
+    )
+    subprocess.run(["apparmor_parser", "-Ka"], input=text, text=True, check=True)
+    yield name
+    subprocess.run(["apparmor_parser", "-R"], input=text, text=True, check=True)
+
+
+@pytest.mark.skipif(not APPARMOR, reason="needs AppArmor and apparmor_parser")
+@pytest.mark.parametrize("no_new_privileges", [True, False])
+def test_apparmor(container: Make, profile: str, no_new_privileges: bool) -> None:
+    script = ["sh", "-c", "cat /proc/self/attr/current; touch /tmp/allowed && touch /tmp/forbidden"]
+    one = container(script, process(apparmorProfile=profile, noNewPrivileges=no_new_privileges))
+    result = one.run()
+    assert result.stdout == f"{profile} (enforce)\n"
+    assert result.status == 1
+    assert "/tmp/forbidden: Permission denied" in result.stderr
+
+
+@pytest.mark.skipif(not APPARMOR, reason="needs AppArmor and apparmor_parser")
+def test_apparmor_of_exec(container: Make, profile: str) -> None:
+    one = container(["sleep", "60"], process(apparmorProfile=profile))
+    one.run("--detach").ok()
+    assert one.exec("cat", "/proc/self/attr/current").ok().stdout == f"{profile} (enforce)\n"
+    assert one.exec("--apparmor", "unconfined", "cat", "/proc/self/attr/current").stdout != f"{profile} (enforce)\n"
+
+
+@pytest.mark.skipif(not APPARMOR, reason="needs AppArmor and apparmor_parser")
+def test_an_apparmor_profile_that_is_not_loaded(container: Make) -> None:
+    result = container(["true"], process(apparmorProfile="no-such-profile")).create()
+    assert result.status == 1
+    assert "apparmor failed to apply profile" in result.stderr and "no-such-profile is not loaded" in result.stderr
 
 
 @pytest.mark.skipif(Path("/sys/kernel/security/apparmor").exists(), reason="AppArmor is active")
