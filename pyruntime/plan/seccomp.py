@@ -37,6 +37,9 @@ FLAGS = {
 }
 NOTIFY = "SCMP_ACT_NOTIFY"
 
+STRICT = "run.oci.seccomp_fail_unknown_syscall"
+"""Annotation: with the value 1 a name that libseccomp does not know is an error (`strict` of `compile_filter`)."""
+
 
 class Filter:
     """A compiled filter: `program` is an array of struct sock_filter, `flags` are seccomp(2)'s, `notify`: it asks."""
