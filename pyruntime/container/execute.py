@@ -277,9 +277,10 @@ class _Exec(Child):
         if not section:
             return None
         from pyruntime.container.setup import FILTERS
-        from pyruntime.plan.seccomp import InstallSeccomp, compile_filter
+        from pyruntime.plan.seccomp import STRICT, InstallSeccomp, compile_filter
 
-        compiled = compile_filter(section, f"{context.root}/{FILTERS}")
+        strict = (self.config.get("annotations") or {}).get(STRICT) == "1"
+        compiled = compile_filter(section, f"{context.root}/{FILTERS}", strict)
         if compiled is None:
             return None
         if compiled.notify:

@@ -216,10 +216,11 @@ def _seccomp(context: Context, spec: Spec, settings: build.Settings) -> None:
     if not section:
         return
     from pyruntime.container import store
-    from pyruntime.plan.seccomp import InstallSeccomp, compile_filter
+    from pyruntime.plan.seccomp import STRICT, InstallSeccomp, compile_filter
 
     store.make_root(context.root)
-    compiled = compile_filter(section, f"{context.root}/{FILTERS}")
+    strict = (spec.get("annotations") or {}).get(STRICT) == "1"
+    compiled = compile_filter(section, f"{context.root}/{FILTERS}", strict)
     if compiled is None:
         return
     for warning in compiled.warnings:

@@ -136,6 +136,16 @@ def test_too_long_a_filter_is_refused(container: Make) -> None:
     assert "linux.seccomp: the filter has" in result.stderr and "4096" in result.stderr
 
 
+def test_unknown_names_can_be_made_an_error(container: Make) -> None:
+    def strict(config: Config) -> None:
+        config["annotations"] = {"run.oci.seccomp_fail_unknown_syscall": "1"}
+
+    container(["true"], seccomp([rule("no_such_call")])).run().ok()
+    result = container(["true"], seccomp([rule("no_such_call")]), strict).run()
+    assert result.status == 1
+    assert "linux.seccomp.syscalls[0].names[0]" in result.stderr and "no_such_call" in result.stderr
+
+
 # SCMP_ACT_NOTIFY.
 
 SECCOMP_IOCTL_NOTIF_RECV = 0xC0502100
