@@ -227,7 +227,7 @@ class _Exec(Child):
             process,
             container_id=self.record.id,
             facts=facts,
-            linux={name: linux[name] for name in ("personality",) if name in linux},
+            linux=linux,
             annotations=config.get("annotations"),
             seccomp=seccomp,
             new_keyring=bool(self.record.data.get("keyring", True)),
@@ -262,10 +262,6 @@ class _Exec(Child):
             from pyruntime.plan.scheduling import SetAffinity
 
             self.cpus = SetAffinity(affinity["initial"], "process.execCPUAffinity.initial")
-        if affinity.get("final"):
-            from pyruntime.plan.scheduling import SetAffinity
-
-            steps.append(SetAffinity(affinity["final"], "process.execCPUAffinity.final"))
         steps += attributes.before_start
         extra = self.listener.connection if self.listener else -1
         steps += [life.FindProgram(self.command), life.CloseDescriptors(options.preserve_fds, extra)]

@@ -481,6 +481,18 @@ def test_exec_takes_its_own_attributes(container: Make, tmp_path: Path) -> None:
     assert text.splitlines()[-1] == "55"
 
 
+def test_exec_takes_what_belongs_to_the_container(container: Make) -> None:
+    def change(config: Config) -> None:
+        config["linux"]["personality"] = {"domain": "LINUX32"}
+        config["linux"]["memoryPolicy"] = {"mode": "MPOL_BIND", "nodes": "0"}
+
+    one = container(["sleep", "60"], change)
+    one.run("--detach").ok()
+    assert " bind:0 " in one.exec("cat", "/proc/self/numa_maps").ok().stdout
+    domain = one.exec("cat", "/proc/self/personality").ok().stdout.strip()
+    assert domain == "00000008"
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
 def test_exec_affinity(container: Make) -> None:
     first = min(os.sched_getaffinity(0))
