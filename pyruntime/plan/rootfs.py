@@ -250,14 +250,18 @@ class MaskedPaths(Step):
                 continue
             if posix.fstat(target).st_mode & S_IFMT == S_IFDIR:
                 if empty < 0:
-                    empty = m.new_filesystem(b"tmpfs", self.tmpfs_options, b"tmpfs", m.MOUNT_ATTR_RDONLY)
-                tree = m.clone_tree(empty)
+                    # Before Linux 6.15 a mount can only be copied once it is attached: the first directory gets the
+                    # file system itself, the others copies.
+                    empty = tree = m.new_filesystem(b"tmpfs", self.tmpfs_options, b"tmpfs", m.MOUNT_ATTR_RDONLY)
+                else:
+                    tree = m.clone_tree(empty)
             else:
                 if null < 0:
                     null = self._null(place.rootfs)
                 tree = m.clone_tree(null)
             m.attach(tree, target)
-            posix.close(tree)
+            if tree != empty:
+                posix.close(tree)
             posix.close(target)
         if null >= 0:
             posix.close(null)
