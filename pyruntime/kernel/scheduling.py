@@ -19,7 +19,7 @@ _SET_MEMPOLICY = NR["set_mempolicy"]
 _PERSONALITY = NR["personality"]
 
 
-def pack_attributes(  # noqa: PLR0917
+def pack_attributes(
     policy: int, flags: int, nice: int, priority: int, runtime: int, deadline: int, period: int
 ) -> bytes:
     """struct sched_attr of sched_setattr(2); the times are in nanoseconds."""

@@ -82,8 +82,8 @@ class CapabilitySets:
         missing = masks["ambient"] & ~self.ambient & ~lost
         if missing:
             self.warnings.append(
-                f"can't raise ambient capability {names_of(missing)}: it has to be in the permitted and the inheritable "
-                "set too (process.capabilities)"
+                f"can't raise ambient capability {names_of(missing)}: it has to be in the permitted and the "
+                "inheritable set too (process.capabilities)"
             )
 
 
