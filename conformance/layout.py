@@ -1,0 +1,47 @@
+"""A view of the cgroup hierarchies for the workers alone, in their own mount namespace.
+
+Two reasons to change what a runtime sees of /sys/fs/cgroup, both chosen on the command line and told in the report:
+`no-unified` leaves out the cgroup2 mount of a hybrid host (crun before 1.18 refuses a hybrid host on which cgroup2 holds
+any controller), and `all` adds the v1 controllers the kernel has but nobody mounted, so that their requirements can be seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+from conformance import process
+
+LAYOUTS = ("as-is", "no-unified", "all")
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def apply(layout: str) -> None:
+    """Give the calling process, which has a private mount namespace, one of the layouts."""
+    present = {one.point: one for one in process.mounts_of() if one.type in ("cgroup", "cgroup2")}
+    if layout == "as-is" or str(CGROUP) in present or not present:
+        return
+    stage = Path(tempfile.mkdtemp(prefix="conformance-cgroup-"))
+    process.mount("tmpfs", stage, "tmpfs", data="mode=755")
+    for point, one in present.items():
+        if one.type == "cgroup2" and layout == "no-unified":
+            continue
+        target = stage / Path(point).name
+        target.mkdir()
+        process.mount(point, target, flags=process.MS_BIND)
+    if layout == "all":
+        for name in unused_controllers():
+            target = stage / name
+            target.mkdir()
+            with contextlib.suppress(OSError):
+                process.mount("cgroup", target, "cgroup", data=name)
+    process.mount(stage, CGROUP, flags=process.MS_BIND | process.MS_REC)
+    process.umount(stage)
+    stage.rmdir()
+
+
+def unused_controllers() -> list[str]:
+    """Controllers of the kernel that belong to no v1 hierarchy (column 2 of /proc/cgroups is 0)."""
+    rows = [line.split() for line in Path("/proc/cgroups").read_text().splitlines()[1:]]
+    return [name for name, hierarchy, _, enabled in rows if hierarchy == "0" and enabled == "1"]
