@@ -75,8 +75,10 @@ class Stack:
         bundle = os.path.abspath(bundle)
         if not self.names:
             raise ImageError("the image has no layers; use flat mode")
+        # The kernel refuses a directory twice (ELOOP). Of a layer that occurs twice the upper one covers the lower.
+        layers = dict.fromkeys(self.names)
         options = [
-            "lowerdir=" + ":".join(self.names), f"upperdir={_plain(bundle)}/upper", f"workdir={_plain(bundle)}/work"
+            "lowerdir=" + ":".join(layers), f"upperdir={_plain(bundle)}/upper", f"workdir={_plain(bundle)}/work"
         ]  # fmt: skip
         if self._mapped:
             options.append("userxattr")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from errno import EINVAL
+from errno import EINVAL, ELOOP, ENOENT, ENOTDIR
 
 from pyruntime.image.attributes import ACL_DEFAULT, Attributes
 from pyruntime.image.documents import ImageError, text
@@ -123,11 +123,11 @@ class Tree:
         """Hide everything that the layers below have in the directory."""
         raise NotImplementedError
 
-    def make_parents(self, path: bytes) -> int:
-        """Make a directory that an entry needs and no entry described. Returns a descriptor that can be read."""
+    def make_parents(self, path: bytes) -> tuple[int, bytes]:
+        """Make a directory that an entry needs and no entry described: (descriptor that can be read, its path)."""
         made = make_in_root(self.root, path, directory=True)
         try:
-            return os.open(f"/proc/self/fd/{made}", _READ_DIRECTORY | os.O_CLOEXEC)
+            return os.open(f"/proc/self/fd/{made}", _READ_DIRECTORY | os.O_CLOEXEC), path
         finally:
             os.close(made)
 
@@ -144,15 +144,17 @@ class Tree:
             return found
         try:
             return self._keep(path, open_in_root(self.root, path, _READ_DIRECTORY))
-        except FileNotFoundError:
-            return self._keep(path, self.make_parents(path), new=True)
+        except (FileNotFoundError, NotADirectoryError):
+            fd, real = self.make_parents(path)
+            return self._keep(path, fd, real)
 
-    def _keep(self, path: bytes, fd: int, new: bool = False) -> Directory:
+    def _keep(self, path: bytes, fd: int, new: bytes | None = None) -> Directory:
+        """Hold the directory open under `path`. One that was just made has the path `new`."""
         status = os.fstat(fd)
         directory = Directory(fd, status)
-        if new or directory.inode not in self._later:
+        if new is not None or directory.inode not in self._later:
             # Putting files into it is no change of it: only an entry of its own may change its times.
-            self._later[directory.inode] = _Later(path, status.st_mtime_ns, None, None)
+            self._later[directory.inode] = _Later(new or path, status.st_mtime_ns, None, None)
         if len(self._open) >= _OPEN_DIRECTORIES:
             del self._open[next(iter(self._open))]
         self._open[path] = directory
@@ -306,7 +308,7 @@ class Tree:
         full = path + b"/" + name if path else name
         directory = self._open.get(full)
         if directory is None or new:
-            directory = self._keep(full, os.open(name, _OPEN_DIRECTORY, dir_fd=parent.fd), new)
+            directory = self._keep(full, os.open(name, _OPEN_DIRECTORY, dir_fd=parent.fd), full if new else None)
         self._describe(directory, full, entry, new)
 
     def _describe(self, directory: Directory, path: bytes, entry: Entry, new: bool = False) -> None:
@@ -390,7 +392,9 @@ class Tree:
         for inode, later in self._later.items():
             try:
                 fd = open_in_root(self.root, later.path, _READ_DIRECTORY)
-            except (FileNotFoundError, NotADirectoryError):
+            except OSError as error:
+                if error.errno not in (ENOENT, ENOTDIR, ELOOP):
+                    raise
                 continue  # a later entry removed it
             try:
                 if os.fstat(fd).st_ino != inode:

@@ -156,11 +156,8 @@ def describe(root: Path, inodes: bool = False) -> dict[str, tuple[Any, ...]]:
     result: dict[str, tuple[Any, ...]] = {}
     links: dict[int, str] = {}
     for directory, directories, files in os.walk(os.fsencode(root)):
-        for raw in (
-            [b".", *sorted(directories), *sorted(files)]
-            if directory == os.fsencode(root)
-            else sorted(directories + files)
-        ):
+        top = [b"."] if directory == os.fsencode(root) else []
+        for raw in [*top, *sorted(directories + files)]:
             path = os.path.join(directory, raw)
             status = os.lstat(path)
             name = os.fsdecode(os.path.relpath(path, os.fsencode(root)))
