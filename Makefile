@@ -34,7 +34,7 @@ run: compiled
 .PHONY: compiled
 compiled:
 	@tools/install-missing $(RUN_PACKAGES)
-	@$(PYTHON) -m compileall -q pyruntime
+	@$(PYTHON) tools/compile.py
 
 $(VENV)/ready: pyproject.toml
 	@tools/install-missing $(RUN_PACKAGES) $(VENV_PACKAGES)
@@ -73,5 +73,5 @@ unseal: compiled
 	$(SUDO) bin/pyruntime seal --remove
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build pyruntime/hot.* *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,8 @@
-"""What pyproject.toml cannot say: the compiled launcher takes the place of the shell script, where there is a compiler.
+"""What pyproject.toml cannot say: two things that are compiled for the machine they are installed on.
 
-See launcher/launcher.c for what it gains. Without a compiler the script bin/pyruntime is installed, which does the same.
+The compiled launcher takes the place of the shell script, where there is a compiler; see launcher/launcher.c for what
+it gains. Without a compiler the script bin/pyruntime is installed, which does the same. The modules of the hot path go
+into one file for the Python that installs them; see tools/compile.py. Another Python ignores it.
 """
 
 from __future__ import annotations
@@ -8,9 +10,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 
 from setuptools import Distribution, setup
 from setuptools.command.build import build  # noqa: F401  (loads setuptools' own distutils before the next import)
+from setuptools.command.build_py import build_py
+
 from distutils.command.build_scripts import build_scripts  # isort: skip
 
 SOURCE = "launcher/launcher.c"
@@ -33,6 +38,16 @@ class BuildScripts(build_scripts):
                 return
 
 
+class BuildModules(build_py):
+    """Copy the modules, then compile the hot ones together. In an editable installation `make` does that."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            package = os.path.join(self.build_lib, "pyruntime")
+            subprocess.run([sys.executable, "tools/compile.py", "--to-install", package], check=True)
+
+
 class PlatformDistribution(Distribution):
     """A wheel of ours fits the processor that its launcher was compiled for."""
 
@@ -40,4 +55,4 @@ class PlatformDistribution(Distribution):
         return True
 
 
-setup(cmdclass={"build_scripts": BuildScripts}, distclass=PlatformDistribution)
+setup(cmdclass={"build_py": BuildModules, "build_scripts": BuildScripts}, distclass=PlatformDistribution)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
-from support.runtime import LAUNCHER, REPOSITORY, find
+from support.runtime import LAUNCHER, REPOSITORY, compile_launcher, find
 
 SEALED = "/run/pyruntime-interpreter"
 
@@ -30,8 +31,8 @@ class Contestant:
 def contestants(given: list[str], work: Path) -> list[Contestant]:
     """Debian's runc (the base of all ratios) and crun where they are, the runtimes given, and pyruntime twice.
 
-    `pyruntime` seals its interpreter at each start; `pyruntime+seal` finds it on the read-only mount that `pyruntime
-    seal` makes once per boot. The caller has a mount namespace of its own, where that mount is made.
+    Both have the launcher that an installation has (compiled, where there is a compiler). `pyruntime` seals its
+    interpreter at each start; `pyruntime+seal` finds it on the mount that `pyruntime seal` makes once. The caller has a mount namespace of its own, where that mount is made.
     """
     found: list[Contestant] = []
     for program in ["runc", "crun", *given]:
@@ -43,15 +44,18 @@ def contestants(given: list[str], work: Path) -> list[Contestant]:
         if any(other.name == name for other in found):
             name = path
         found.append(Contestant(name, path, work / f"state{len(found)}"))
-    subprocess.run(["python3", "-m", "compileall", "-q", REPOSITORY / "pyruntime"], check=True)
+    subprocess.run(["/usr/bin/python3", REPOSITORY / "tools" / "compile.py"], check=True)
     subprocess.run([LAUNCHER, "seal"], check=True, stdout=subprocess.DEVNULL)
-    unsealed = work / "unsealed" / "bin" / "pyruntime"
-    unsealed.parent.mkdir(parents=True)
-    unsealed.write_text(LAUNCHER.read_text().replace(SEALED, "/nowhere"))
-    unsealed.chmod(0o755)
-    (work / "unsealed" / "pyruntime").symlink_to(REPOSITORY / "pyruntime")
-    found.append(Contestant("pyruntime", str(unsealed), work / "state-unsealed"))
-    found.append(Contestant("pyruntime+seal", str(LAUNCHER), work / "state-sealed"))
+    for name, mount in {"pyruntime": "/nowhere", "pyruntime+seal": SEALED}.items():
+        launcher = work / name / "bin" / "pyruntime"
+        launcher.parent.mkdir(parents=True)
+        if shutil.which("gcc"):
+            compile_launcher(launcher, mount)
+        else:
+            launcher.write_text(LAUNCHER.read_text().replace(SEALED, mount))
+            launcher.chmod(0o755)
+        (work / name / "pyruntime").symlink_to(REPOSITORY / "pyruntime")
+        found.append(Contestant(name, str(launcher), work / f"state-{name}"))
     return found
 
 

@@ -119,8 +119,14 @@ static int open_sealed(const char *python) {
     if (mount < 0)
         return -1;
     close((int)context);
+    struct stat status;
     int file = openat((int)mount, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     close((int)mount);
+    /* One that is only the stub of a shared libpython may look for that beside itself: Python knows what to do. */
+    if (file >= 0 && (fstat(file, &status) != 0 || status.st_size < 1 << 20)) {
+        close(file);
+        return -1;
+    }
     return file;
 }
 

@@ -8,6 +8,7 @@ counted in microseconds:
   failed, for the verbs that use a third-party library.
 * `from __future__ import annotations` stands in every module and would load a real file (0.4 ms) for a name that the
   compiler alone needs.
+* The modules that each container needs come from one file, at one go.
 * The garbage collector is off: it would run a dozen times while modules load (0.8 ms), and a finaliser in a container
   could close a descriptor that is somebody else's by then (P14).
 * The process leaves by `_exit`: taking the interpreter down in order costs 1 ms and can run code (P21). Whoever wrote
@@ -18,6 +19,7 @@ counted in microseconds:
 import _frozen_importlib
 import _frozen_importlib_external
 import gc
+import marshal
 import posix
 import sys
 
@@ -39,13 +41,15 @@ class Libraries:
         return _frozen_importlib_external.PathFinder.find_spec(name)
 
 
-def load_package() -> None:
-    """Put the package `pyruntime`, found beside this file, into `sys.modules`."""
-    directory = __file__.rpartition("/")[0]
+def load_package(directory: str) -> None:
+    """Put the package `pyruntime`, found in `directory`, into `sys.modules`."""
     sys.meta_path.append(Libraries)  # type: ignore[arg-type]
     future = type(sys)("__future__")
     future.annotations = None  # type: ignore[attr-defined]
     sys.modules["__future__"] = future
+    load_hot(directory, 0)
+    if "pyruntime" in sys.modules:
+        return
     spec = _frozen_importlib_external.spec_from_file_location(
         "pyruntime", directory + "/__init__.py", submodule_search_locations=[directory]
     )
@@ -53,6 +57,51 @@ def load_package() -> None:
     package = _frozen_importlib.module_from_spec(spec)
     sys.modules["pyruntime"] = package
     spec.loader.exec_module(package)
+
+
+def load_hot(directory: str, section: int) -> None:
+    """Load the modules of one section of the file that tools/compile.py has written, where they are still the same.
+
+    What is missing or does not match is imported when somebody asks for it. The file is closed again at once: a
+    descriptor that we hold would stand where the caller's are expected (`--preserve-fds`).
+    """
+    try:
+        file = posix.open(f"{directory}/hot.{sys.implementation.cache_tag}", posix.O_RDONLY | posix.O_CLOEXEC)
+    except OSError:
+        return
+    head = posix.pread(file, 20, 0)
+    ends = [20]
+    for index in range(4, 20, 4):
+        ends.append(ends[-1] + int.from_bytes(head[index : index + 4], "little"))
+    data = posix.pread(file, ends[section + 1] - ends[section], ends[section])
+    posix.close(file)
+    if head[:4] != _frozen_importlib_external.MAGIC_NUMBER:
+        return
+    new = type(sys)
+    modules = sys.modules
+    try:
+        entries = marshal.loads(data)
+    except (EOFError, ValueError, TypeError):
+        return  # damaged
+    for name, is_package, source, time, size, code in entries:
+        path = f"{directory}/{source}"
+        parent, _, child = name.rpartition(".")
+        if name in modules or (parent and parent not in modules):
+            continue
+        try:
+            status = posix.stat(path)
+        except OSError:
+            continue
+        if status.st_size != size or (time and status.st_mtime_ns != time):
+            continue
+        module = new(name)
+        module.__file__ = path
+        if is_package:
+            module.__path__ = [path[:-12]]  # less /__init__.py
+        modules[name] = module
+        exec(code, module.__dict__)
+        if parent:
+            setattr(modules[parent], child, module)
 
 
 def must_seal(arguments: list[str]) -> bool:
@@ -72,7 +121,8 @@ def flush() -> None:
 
 
 def start() -> int:
-    load_package()
+    directory = __file__.rpartition("/")[0]
+    load_package(directory)
     words = sys.argv[1:] or ["pyruntime"]
     name = words[0].rpartition("/")[2]
     if name == "pyruntime-image":
@@ -84,7 +134,9 @@ def start() -> int:
 
         return bridge(words[1:])
     refused = None
-    if must_seal(words[1:]):
+    sealed = must_seal(words[1:])
+    if sealed:
+        load_hot(directory, 1)
         from pyruntime.errors import RuntimeFailure
         from pyruntime.kernel import seal
 
@@ -92,6 +144,9 @@ def start() -> int:
             seal.protect(__file__, words)
         except RuntimeFailure as failure:
             refused = failure  # for the command line to report in the form, and to the file, that the flags ask for
+    load_hot(directory, 2)
+    if sealed:
+        load_hot(directory, 3)
     from pyruntime.cli.main import main
 
     return main(words, refused)

@@ -44,7 +44,7 @@ def pytest_sessionstart() -> None:
     """Compile the modules, as an installation does: the runtime never writes a .pyc, it would compile at each start."""
     for python in (REPOSITORY / ".venv" / "bin" / "python3", Path("/usr/bin/python3")):
         if python.exists():
-            subprocess.run([python, "-m", "compileall", "-q", REPOSITORY / "pyruntime"], check=False)
+            subprocess.run([python, REPOSITORY / "tools" / "compile.py"], check=False)
             return
 
 

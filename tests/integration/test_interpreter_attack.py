@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from support.bundles import Config
 from support.container import Container, wait_for
-from support.runtime import LAUNCHER, REPOSITORY, Runtime
+from support.runtime import LAUNCHER, REPOSITORY, Runtime, compile_launcher
 
 SYSTEM_PYTHON = Path(os.path.realpath("/usr/bin/python3"))
 # What any container gets, and what one gets that administers its own mounts.
@@ -38,23 +38,28 @@ os.execv("/bin/sh", ["sh", "-c", script])
 
 
 class Installation:
-    """pyruntime with a Python of its own."""
+    """pyruntime with a Python of its own, sealed by the Python code or by the compiled launcher or not at all."""
 
-    def __init__(self, directory: Path, sealed: bool) -> None:
+    def __init__(self, directory: Path, sealed: str) -> None:
         self.python = directory / "bin" / "python3"
         self.python.parent.mkdir(parents=True)
         shutil.copy(SYSTEM_PYTHON, self.python)
         (directory / "pyvenv.cfg").write_text(f"home = {SYSTEM_PYTHON.parent}\n")
         launcher = directory / "bin" / "pyruntime"
-        launcher.write_text(LAUNCHER.read_text().replace("/run/pyruntime-interpreter", "/nowhere"))
-        launcher.chmod(0o755)
+        if sealed == "launcher":
+            compile_launcher(launcher, "/nowhere")
+        else:
+            launcher.write_text(LAUNCHER.read_text().replace("/run/pyruntime-interpreter", "/nowhere"))
+            launcher.chmod(0o755)
         shutil.copytree(REPOSITORY / "pyruntime", directory / "pyruntime")
-        if not sealed:
-            main = directory / "pyruntime" / "__main__.py"
-            text = main.read_text()
-            assert "if must_seal(words[1:]):" in text
-            main.write_text(text.replace("if must_seal(words[1:]):", "if False:"))
-        self.sealed = sealed
+        main = directory / "pyruntime" / "__main__.py"
+        text = main.read_text()
+        assert "seal.protect(" in text
+        if sealed == "unsealed":
+            main.write_text(text.replace("sealed = must_seal(words[1:])", "sealed = False"))
+        elif sealed == "launcher":  # nor does Python help
+            main.write_text(text.replace("seal.protect(", "print("))
+        self.sealed = sealed != "unsealed"
         self.runtime = Runtime(launcher, directory / "state")
         self.before = self.digest()
 
@@ -65,11 +70,11 @@ class Installation:
         return self.digest() != self.before
 
 
-@pytest.fixture(params=["sealed", "unsealed"])
+@pytest.fixture(params=["sealed", "launcher", "unsealed"])
 def installation(request: pytest.FixtureRequest, program: str, tmp_path: Path) -> Installation:
     if program != str(LAUNCHER):
         pytest.skip("attacks a copy of pyruntime")
-    return Installation(tmp_path / "installation", request.param == "sealed")
+    return Installation(tmp_path / "installation", request.param)
 
 
 @pytest.mark.parametrize("capabilities", CAPABILITIES)

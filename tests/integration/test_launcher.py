@@ -10,7 +10,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from support.runtime import LAUNCHER, REPOSITORY
+from support.runtime import LAUNCHER, REPOSITORY, compile_launcher
 
 VERSION = "python3.11" if Path("/usr/bin/python3.11").exists() else Path(os.path.realpath("/usr/bin/python3")).name
 
@@ -47,12 +47,20 @@ HOSTILE = {
 }
 
 
-def install(root: Path, layout: str) -> tuple[Path, Path]:
+@pytest.fixture(scope="session", params=["script", "compiled"])
+def launcher_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both launchers must do the same."""
+    if request.param == "script":
+        return LAUNCHER
+    return compile_launcher(tmp_path_factory.mktemp("launcher") / "pyruntime")
+
+
+def install(root: Path, layout: str, launcher: Path) -> tuple[Path, Path]:
     """Lay a launcher and a probe out; returns the launcher and the program it must start."""
     bin_directory, package = (root / part for part in LAYOUTS[layout])
     bin_directory.mkdir(parents=True)
     package.mkdir(parents=True)
-    shutil.copy(LAUNCHER, bin_directory / "pyruntime")
+    shutil.copy(launcher, bin_directory / "pyruntime")
     (package / "__main__.py").write_text(PROBE)
     return bin_directory / "pyruntime", package / "__main__.py"
 
@@ -67,8 +75,8 @@ def lines(program: Path | str, *words: str, cwd: Path | str = "/", env: dict[str
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("env", [{}, HOSTILE], ids=["empty", "hostile"])
-def test_finds_its_package_and_isolates(tmp_path: Path, layout: str, env: dict[str, str]) -> None:
-    launcher, main = install(tmp_path, layout)
+def test_finds_its_package_and_isolates(tmp_path: Path, launcher_file: Path, layout: str, env: dict[str, str]) -> None:
+    launcher, main = install(tmp_path, layout, launcher_file)
     found, words, flags, path = lines(launcher, "state", "a b", "-x", env=env)
     assert os.path.samefile(found, main)
     assert words == f"{launcher} state a b -x"
@@ -76,8 +84,8 @@ def test_finds_its_package_and_isolates(tmp_path: Path, layout: str, env: dict[s
     assert path == "[]"
 
 
-def test_works_through_links_and_under_other_names(tmp_path: Path) -> None:
-    launcher, main = install(tmp_path, "virtual environment")
+def test_works_through_links_and_under_other_names(tmp_path: Path, launcher_file: Path) -> None:
+    launcher, main = install(tmp_path, "virtual environment", launcher_file)
     first, second = tmp_path / "runc", tmp_path / "links" / "crun"
     second.parent.mkdir()
     first.symlink_to(launcher)
@@ -87,22 +95,22 @@ def test_works_through_links_and_under_other_names(tmp_path: Path) -> None:
     assert words == f"{second} list"
 
 
-def test_works_through_a_linked_directory(tmp_path: Path) -> None:
-    launcher, main = install(tmp_path / "real", "virtual environment")
+def test_works_through_a_linked_directory(tmp_path: Path, launcher_file: Path) -> None:
+    launcher, main = install(tmp_path / "real", "virtual environment", launcher_file)
     (tmp_path / "bin").symlink_to(launcher.parent)
     assert os.path.samefile(lines(tmp_path / "bin" / "pyruntime")[0], main)
 
 
-def test_works_by_a_relative_path(tmp_path: Path) -> None:
-    launcher, main = install(tmp_path, "virtual environment")
+def test_works_by_a_relative_path(tmp_path: Path, launcher_file: Path) -> None:
+    launcher, main = install(tmp_path, "virtual environment", launcher_file)
     found = lines("venv/bin/pyruntime", cwd=tmp_path)[0]
     assert found.startswith("/"), "the program changes directory: a relative path would be lost"
     assert os.path.samefile(found, main)
     assert launcher.exists()
 
 
-def test_nothing_in_the_current_directory_is_started(tmp_path: Path) -> None:
-    launcher, _ = install(tmp_path / "installed", "virtual environment")
+def test_nothing_in_the_current_directory_is_started(tmp_path: Path, launcher_file: Path) -> None:
+    launcher, _ = install(tmp_path / "installed", "virtual environment", launcher_file)
     hostile = tmp_path / "bundle"
     (hostile / "pyruntime").mkdir(parents=True)
     for name in ("json.py", "os.py", "sys.py", "posix.py", "sitecustomize.py", "pyruntime/__main__.py", "pyruntime.py"):
@@ -115,8 +123,8 @@ def test_nothing_in_the_current_directory_is_started(tmp_path: Path) -> None:
     assert "EVIL" not in result.stdout + result.stderr
 
 
-def test_of_several_versions_the_last_installed_is_started(tmp_path: Path) -> None:
-    launcher, main = install(tmp_path, "virtual environment")
+def test_of_several_versions_the_last_installed_is_started(tmp_path: Path, launcher_file: Path) -> None:
+    launcher, main = install(tmp_path, "virtual environment", launcher_file)
     old = tmp_path / "venv" / "lib" / "python3.99" / "site-packages" / "pyruntime"
     old.mkdir(parents=True)
     (old / "__main__.py").write_text("raise SystemExit('the old one')")
@@ -124,8 +132,8 @@ def test_of_several_versions_the_last_installed_is_started(tmp_path: Path) -> No
     assert os.path.samefile(lines(launcher)[0], main)
 
 
-def test_says_what_is_missing(tmp_path: Path) -> None:
-    launcher, main = install(tmp_path, "virtual environment")
+def test_says_what_is_missing(tmp_path: Path, launcher_file: Path) -> None:
+    launcher, main = install(tmp_path, "virtual environment", launcher_file)
     shutil.rmtree(main.parent)
     result = subprocess.run([launcher], env={}, capture_output=True, text=True, check=False)
     assert result.returncode == 1
@@ -172,6 +180,7 @@ def test_pip_installs_a_working_command(tmp_path: Path) -> None:
         assert lines(launcher.with_name(program), "--version")[0].startswith(program)
     package = next(tmp_path.glob("venv/lib/python3*/site-packages/pyruntime"))
     assert package.parent.parent.name == f"python3.{sys.version_info.minor}"
+    assert (package / f"hot.{sys.implementation.cache_tag}").stat().st_size > 10_000
     sources = {path.relative_to(package).with_suffix("") for path in package.rglob("*.py")}
     compiled = {path.parent.parent.relative_to(package) / path.name.split(".")[0] for path in package.rglob("*.pyc")}
     assert sources == compiled

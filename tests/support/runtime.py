@@ -100,6 +100,18 @@ class Runtime:
         return subprocess.Popen(self.argv(*arguments), **options)
 
 
+def compile_launcher(target: Path, seal_mount: str = "/run/pyruntime-interpreter") -> Path:
+    """The compiled launcher at `target`; with `seal_mount` it looks elsewhere for the mount of `pyruntime seal`."""
+    source = target.with_name("launcher.c")
+    text = (REPOSITORY / "launcher" / "launcher.c").read_text()
+    assert "/run/pyruntime-interpreter" in text
+    source.write_text(text.replace("/run/pyruntime-interpreter", seal_mount))
+    command = ["gcc", "-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o", target, source]
+    subprocess.run(command, check=True, stderr=subprocess.PIPE)
+    source.unlink()
+    return target
+
+
 def find(program: str) -> str:
     """The absolute path of a runtime given by name or path."""
     if "/" in program:
