@@ -67,7 +67,7 @@ class Child:
             raise InitFailed("container init died while it was waiting to be started") from None
 
     def await_program(self) -> None:
-        """Wait until the program runs: the channel closes on execve. Raises InitFailed when it could not be executed."""
+        """Wait until the program runs: the channel closes on execve. Raises InitFailed when it cannot be executed."""
         message = self.receive()
         if message:
             raise self.failure(message)

@@ -1,10 +1,9 @@
-"""`exec`: one more process in a container. It joins the container's namespaces and cgroup and gets its own attributes."""
+"""`exec`: one more process in a container, in its namespaces and cgroup and with attributes of its own."""
 
 from __future__ import annotations
 
-import posix
-
 import _socket
+import posix
 
 from pyruntime.container import init, report, store
 from pyruntime.container.child import Child
@@ -31,8 +30,8 @@ class ExecOptions:
     """The flags of `exec`."""
 
     __slots__ = (
-        "additional_gids", "apparmor", "args", "caps", "cgroups", "console_socket", "cwd", "detach", "env", "ignore_paused",
-        "no_new_privs", "pid_file", "pidfd_socket", "preserve_fds", "process", "process_label", "tty", "user",
+        "additional_gids", "apparmor", "args", "caps", "cgroups", "console_socket", "cwd", "detach", "env",
+        "ignore_paused", "no_new_privs", "pid_file", "pidfd_socket", "preserve_fds", "process", "process_label", "tty", "user",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -183,7 +182,8 @@ def _with_capabilities(sets: dict[str, list[str]], extra: list[str]) -> dict[str
 
     Never in inheritable: a file with inheritable capabilities would gain them (CVE-2022-29162).
     """
-    changed = {name: list(sets.get(name) or []) for name in ("bounding", "effective", "permitted", "inheritable", "ambient")}
+    kinds = ("bounding", "effective", "permitted", "inheritable", "ambient")
+    changed = {name: list(sets.get(name) or []) for name in kinds}
     for name in ("bounding", "effective", "permitted"):
         changed[name] += [one for one in extra if one not in changed[name]]
     inheritable = set(changed["inheritable"])
@@ -195,7 +195,10 @@ def _with_capabilities(sets: dict[str, list[str]], extra: list[str]) -> dict[str
 class _Exec(Child):
     """The process that is being added."""
 
-    __slots__ = ("cgroup", "config", "cpus", "init", "limits", "listener", "namespaces", "oom_score", "process", "record", "userns")
+    __slots__ = (
+        "cgroup", "config", "cpus", "init", "limits", "listener", "namespaces", "oom_score", "process", "record",
+        "userns",
+    )  # fmt: skip
 
     def __init__(
         self, record: store.Record, config: dict[str, Any], process: dict[str, Any], init_pidfd: int, init_pid: int

@@ -1,8 +1,9 @@
-"""Hooks: programs of the configuration that run at six points of a container's life. Runtime spec, "POSIX-platform Hooks".
+"""Hooks: programs of the configuration that run at six points of a container's life.
 
 A hook gets the state document on stdin, exactly its own environment (an image's LD_PRELOAD must not reach a program of
 the host, CVE-2025-23266), the bundle as working directory and no descriptor of ours. stdin, output and the timeout are
-served in one loop, so that no hook can block us by not reading or by writing without end.
+served in one loop, so that no hook can block us by not reading or by writing without end. Runtime spec, "POSIX-platform
+Hooks".
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def _audit(event: str, _arguments: object) -> None:
 
 
 def _report(place: Place, number: int, kind: int, errno: int, detail: bytes, program: bytes) -> None:
-    """Tell the runtime which step failed; it knows the words. After `start` nobody listens but the container's stderr."""
+    """Tell the runtime which step failed; it knows the words. After `start` only the container's stderr is left."""
     try:
         if place.channel is not None:
             place.channel.send(FAILED + pack("iii", number, kind, errno) + detail[:200])
@@ -104,7 +104,7 @@ def _report(place: Place, number: int, kind: int, errno: int, detail: bytes, pro
 
 # Errors that only execve itself can give, in words prepared beforehand: strerror would ask the locale.
 _LATE = {
-    2: b"no such file or directory", 7: b"argument list too long", 8: b"exec format error", 12: b"cannot allocate memory",
-    13: b"permission denied", 21: b"is a directory", 26: b"text file busy", 1: b"operation not permitted",
-    40: b"too many levels of symbolic links", 22: b"invalid argument", 5: b"input/output error",
+    1: b"operation not permitted", 2: b"no such file or directory", 5: b"input/output error",
+    7: b"argument list too long", 8: b"exec format error", 12: b"cannot allocate memory", 13: b"permission denied",
+    21: b"is a directory", 22: b"invalid argument", 26: b"text file busy", 40: b"too many levels of symbolic links",
 }  # fmt: skip

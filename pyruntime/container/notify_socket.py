@@ -6,10 +6,9 @@ is bound at /run/notify, and `start` waits there for the one message that matter
 
 from __future__ import annotations
 
+import _socket
 import os
 import select
-
-import _socket
 
 from pyruntime.errors import RuntimeFailure
 
@@ -92,7 +91,7 @@ class Proxy:
 
     @staticmethod
     def _barrier(connection: _socket.socket) -> None:
-        """Wait until the manager has seen the messages, by the end of a pipe that it closes then: sd_notify_barrier(3)."""
+        """Wait until the manager has seen the messages: it closes a pipe then. See sd_notify_barrier(3)."""
         read, write = os.pipe()
         try:
             rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, write.to_bytes(4, "little"))]

@@ -147,7 +147,7 @@ def with_devices(linux: Any) -> Any:
 
 
 def _cgroup_owner(spec: Spec, linux: Any) -> int | None:
-    """The host uid that shall own the cgroup, by the spec's rules: a new cgroup namespace and a writable cgroup mount."""
+    """The host uid that shall own the cgroup: the spec wants a new cgroup namespace and a writable cgroup mount."""
     kinds = {entry["type"] for entry in linux.get("namespaces") or [] if not entry.get("path")}
     if "cgroup" not in kinds:
         return None

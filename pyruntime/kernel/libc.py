@@ -76,7 +76,9 @@ _UNIFIED = {
 NR: dict[str, int] = {**(_X86_64 if _machine == "x86_64" else _GENERIC), **_UNIFIED}
 
 
-def syscall(number: int, a: object = 0, b: object = 0, c: object = 0, d: object = 0, e: object = 0, f: object = 0) -> int:
+def syscall(
+    number: int, a: object = 0, b: object = 0, c: object = 0, d: object = 0, e: object = 0, f: object = 0
+) -> int:
     """Make the system call `number` (see `NR`) and return its result.
 
     Arguments are integers, `bytes` (passed as a pointer, read only), arrays from `buffer()`, or None for NULL.
@@ -106,7 +108,7 @@ def as_int(result: int) -> int:
 
 
 def load(name: str) -> int:
-    """dlopen `name` and return a handle for `function()`. Only ever before the container's files are reachable (P10)."""
+    """dlopen `name` and return a handle for `function()`. Only before the container's files are reachable (P10)."""
     handle: int = _ctypes.dlopen(name, 0x2)
     return handle
 

@@ -86,7 +86,7 @@ class MountCgroups(Step):
     def _show(self, hierarchy: Hierarchy, attributes: int, options: list[tuple[bytes, bytes | None]]) -> int:
         """A detached mount with the container's cgroup at its root."""
         if self.namespace:
-            # `ro` as an option of the filesystem would turn the host's cgroupfs read-only, as they are one and the same.
+            # `ro` as an option of the filesystem would turn the host's cgroupfs read-only: they are the same.
             data = hierarchy.options + [pair for pair in options if pair[0] not in (b"ro", b"rw")]
             kind = b"cgroup2" if hierarchy.unified else b"cgroup"
             try:

@@ -54,7 +54,8 @@ class Command:
     """The program of a container or of an exec, as bytes ready for the kernel."""
 
     __slots__ = (
-        "_bypass", "arguments", "candidates", "cwd", "environment", "gid", "groups", "home", "name", "path", "strings", "uid",
+        "_bypass", "arguments", "candidates", "cwd", "environment", "gid", "groups", "home", "name", "path", "strings",
+        "uid",
     )  # fmt: skip
 
     def __init__(self, process: dict[str, Any], extra_env: list[str] | None = None) -> None:
@@ -293,4 +294,3 @@ def explain(reason: int, name: str, detail: str) -> str:
     if reason == OUTSIDE_CWD:
         return f"current working directory {detail} is outside of container mount namespace root"
     return f'chdir to cwd ("{detail}") set in config.json failed: not a directory that can be entered'
-

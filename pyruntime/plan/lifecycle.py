@@ -37,6 +37,7 @@ TIOCGPTPEER = 0x5441
 TIOCSWINSZ = 0x5414
 TIOCSCTTY = 0x540E
 CONSOLE_MAJOR = 5
+PTMX_INODE = 2  # in every devpts
 S_IFMT, S_IFCHR = 0o170000, 0o020000
 
 _IOCTL = NR["ioctl"]
@@ -184,7 +185,7 @@ class OpenTerminal(Step):
         status = posix.fstat(ptmx)
         if (
             filesystem_type(ptmx) != DEVPTS_SUPER_MAGIC
-            or status.st_ino != 2  # noqa: PLR2004: the inode of ptmx in each devpts
+            or status.st_ino != PTMX_INODE
             or status.st_mode & S_IFMT != S_IFCHR
             or posix.major(status.st_rdev) != CONSOLE_MAJOR
         ):
@@ -246,7 +247,8 @@ class FindProgram(Step):
         self.command = command
 
     def describe(self) -> str:
-        return f"enter {self.command.cwd.decode('utf-8', 'replace')} and find {self.command.name.decode('utf-8', 'replace')}"
+        where, what = (text.decode("utf-8", "replace") for text in (self.command.cwd, self.command.name))
+        return f"enter {where} and find {what}"
 
     def apply(self, place: Place) -> None:
         self.command.enter_directory()

@@ -270,7 +270,7 @@ class MaskedPaths(Step):
 
     @staticmethod
     def _null(root: int) -> int:
-        """The container's /dev/null, if it is one. A link or another file there would undo the mask (CVE-2025-31133)."""
+        """The container's /dev/null. If it is a link or another file, it would undo the mask (CVE-2025-31133)."""
         null = open_in_root(root, b"/dev/null", O_PATH | posix.O_NOFOLLOW)
         status = posix.fstat(null)
         if status.st_mode & S_IFMT != S_IFCHR or status.st_rdev != NULL_DEVICE:
