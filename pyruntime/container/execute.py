@@ -31,7 +31,8 @@ class ExecOptions:
 
     __slots__ = (
         "additional_gids", "apparmor", "args", "caps", "cgroups", "console_socket", "cwd", "detach", "env",
-        "ignore_paused", "no_new_privs", "pid_file", "pidfd_socket", "preserve_fds", "process", "process_label", "tty", "user",
+        "ignore_paused", "no_new_privs", "pid_file", "pidfd_socket", "preserve_fds", "process", "process_label",
+        "tty", "user",
     )  # fmt: skip
 
     def __init__(self) -> None:
