@@ -32,7 +32,8 @@ def contestants(given: list[str], work: Path) -> list[Contestant]:
     """Debian's runc (the base of all ratios) and crun where they are, the runtimes given, and pyruntime twice.
 
     Both have the launcher that an installation has (compiled, where there is a compiler). `pyruntime` seals its
-    interpreter at each start; `pyruntime+seal` finds it on the mount that `pyruntime seal` makes once. The caller has a mount namespace of its own, where that mount is made.
+    interpreter at each start; `pyruntime+seal` finds it on the mount that `pyruntime seal` makes once. The caller has a
+    mount namespace of its own, where that mount is made.
     """
     found: list[Contestant] = []
     for program in ["runc", "crun", *given]:

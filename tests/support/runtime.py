@@ -106,7 +106,7 @@ def compile_launcher(target: Path, seal_mount: str = "/run/pyruntime-interpreter
     text = (REPOSITORY / "launcher" / "launcher.c").read_text()
     assert "/run/pyruntime-interpreter" in text
     source.write_text(text.replace("/run/pyruntime-interpreter", seal_mount))
-    command = ["gcc", "-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o", target, source]
+    command = ["gcc", "-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o", str(target), str(source)]
     subprocess.run(command, check=True, stderr=subprocess.PIPE)
     source.unlink()
     return target
