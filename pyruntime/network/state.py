@@ -35,14 +35,17 @@ class State:
 
     def __init__(self, directory: str) -> None:
         own = os.stat("/proc/self/ns/net")
+        self._directory = directory
         self.path = f"{directory}/net-{own.st_ino}"
         self._lock = -1
 
     def __enter__(self) -> State:
-        for path in (f"{self.path}/containers", f"{self.path}/networks", f"{self.path}/files"):
-            os.makedirs(path, mode=0o700, exist_ok=True)
-        if os.stat(self.path).st_uid != os.geteuid():
-            raise RuntimeFailure(f"{self.path} belongs to another user: name another directory with --state-dir")
+        for path in (
+            self._directory,
+            self.path,
+            *(f"{self.path}/{name}" for name in ("containers", "networks", "files")),
+        ):
+            _make_private(path)
         self._lock = os.open(f"{self.path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)  # let go by the kernel when the hook dies
         return self
@@ -105,7 +108,8 @@ class State:
 
     def save_network(self, bridge: str, network: Record) -> None:
         """Write what the bridge is made with, whole or not at all."""
-        os.makedirs(f"{self.path}/networks/{bridge}/leases", mode=0o700, exist_ok=True)
+        for path in (f"{self.path}/networks/{bridge}", f"{self.path}/networks/{bridge}/leases"):
+            _make_private(path)
         _write(f"{self.path}/networks/{bridge}/network", network)
 
     def forget_network(self, bridge: str) -> None:
@@ -168,6 +172,17 @@ def exists(interface: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _make_private(path: str) -> None:
+    """Make the directory, for us alone whatever the umask. Raises RuntimeFailure if others could change it."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    status = os.stat(path)
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise RuntimeFailure(f"{path} belongs to another user or others may write to it: choose another --state-dir")
 
 
 def _read(path: str) -> Record | None:

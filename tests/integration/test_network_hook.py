@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Engine:
         self.directory = directory
         self.rootfs = rootfs
         self.ids: list[str] = []
+        self.change: Callable[[dict[str, Any]], object] = lambda config: None
 
     def call(self, *words: str) -> subprocess.CompletedProcess[str]:
         with (self.directory / "out").open("w+") as out:  # a detached container keeps its streams open
@@ -62,6 +63,7 @@ class Engine:
         argv = self.host.argv(*options)
         hook: dict[str, Any] = {"path": argv[0], "args": argv, "env": []}
         config["hooks"] = {"createRuntime": [hook], "poststop": [hook]}
+        self.change(config)
         Bundle(path, config)
         self.ids.append(id)
         return id, self.call("run", "--detach", "--bundle", str(path), id)
@@ -75,15 +77,19 @@ class Engine:
 
 
 @pytest.fixture(params=["pyruntime", "runc", "crun"])
-def engine(request: pytest.FixtureRequest, host: Host, tmp_path: Path, rootfs: Path) -> Iterator[Engine]:
-    program = shutil.which(LAUNCHER if request.param == "pyruntime" else request.param)
+def engine(request: pytest.FixtureRequest, host: Host, rootfs: Path) -> Iterator[Engine]:
+    program = shutil.which(str(LAUNCHER) if request.param == "pyruntime" else request.param)
     if program is None:
         pytest.skip(f"{request.param} is not installed")
-    engine = Engine(host, [*(ONE_HIERARCHY if request.param == "crun" else []), program], tmp_path, rootfs)
-    try:
-        yield engine
-    finally:
-        engine.close()
+    # Not tmp_path: the root of a user namespace, who is nobody here, must be able to get there.
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o711)
+        words = [*(ONE_HIERARCHY if request.param == "crun" else []), program]
+        engine = Engine(host, words, Path(directory), rootfs)
+        try:
+            yield engine
+        finally:
+            engine.close()
 
 
 def ask(host: Host, address: str, port: int, netns: str | None = None) -> str:
@@ -199,3 +205,43 @@ def test_podman_calls_it_from_its_hooks_directory(host: Host, tmp_path: Path, ro
         subprocess.run([*base, "rm", "-f", "-t", "0", name], capture_output=True, timeout=60, check=False)
         shutil.rmtree(runroot)
     host.assert_clean()
+
+
+def test_a_container_with_a_user_namespace(host: Host, engine: Engine) -> None:
+    """Its network and mount namespaces belong to a user who is nobody on the host."""
+    script = "cat /etc/resolv.conf > /tmp/seen; exec nc -ll -p 80 -e cat /tmp/seen"
+    engine.change = _map_users
+    _, result = engine.run(script, *NETWORK, "--dns", "9.9.9.9", publish="8080:80")
+    assert result.returncode == 0, result.stdout
+    assert ask(host, HOST4, 8080, host.outside) == "nameserver 9.9.9.9"
+
+
+def _map_users(config: dict[str, Any]) -> None:
+    config["linux"]["namespaces"].append({"type": "user"})
+    for kind in ("uidMappings", "gidMappings"):
+        config["linux"][kind] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    # A user namespace may mount neither of these on a host that hides parts of them.
+    config["mounts"] = [mount for mount in config["mounts"] if mount["type"] not in {"cgroup", "mqueue"}]
+
+
+@pytest.mark.parametrize("engine", ["pyruntime"], indirect=True)  # others may be older than runtime spec 1.3
+def test_an_interface_of_the_host_moves_in(host: Host, engine: Engine) -> None:
+    """`linux.netDevices` end to end."""
+    host.ip("link", "add", "lan", "type", "veth", "peer", "name", "lan-peer")
+    host.ip("addr", "add", "10.5.0.1/24", "dev", "lan-peer")
+    host.ip("link", "set", "lan-peer", "up")
+    host.ip("addr", "add", "10.5.0.7/24", "dev", "lan")
+    host.ip("link", "set", "lan", "mtu", "1442")
+    engine.change = lambda config: config["linux"].update(netDevices={"lan": {"name": "net%d"}})
+    id, result = engine.run("exec nc -ll -p 80 -e cat /sys/class/net/net0/mtu", mode="none")
+    assert result.returncode == 0, result.stdout
+    assert ask(host, "10.5.0.7", 80) == "1442"
+    assert host.links() == {"lan-peer"}
+    engine.delete(id)
+    wait_for(lambda: host.links() == set(), "the pair to go with the namespace")
+    # What cannot move is an error, and nothing has moved.
+    engine.change = lambda config: config["linux"].update(netDevices={"uplink": {}, "nowhere": {}})
+    _, result = engine.run("true", mode="none")
+    assert result.returncode != 0
+    assert "linux.netDevices.nowhere: no such interface" in result.stdout
+    assert host.run("ip", "link", "show", "uplink").returncode == 0

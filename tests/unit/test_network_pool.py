@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +102,22 @@ def test_half_written_files_are_not_seen(state: State) -> None:
     assert (state.names(), state.leases("pyruntime0")) == ([], set())
     state.forget_network("pyruntime0")
     assert state.bridges() == []
+
+
+def test_the_state_is_private_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with State(str(tmp_path / "new")) as state:
+            state.save_network("br0", {})
+            state.lease("br0", "10.0.0.2", "a")
+            state.save({"veth": "a"})
+    finally:
+        os.umask(before)
+    assert [path for path in (tmp_path / "new").rglob("*") if path.stat().st_mode & 0o022] == []
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(RuntimeFailure, match="others may write to it"):
+        State(str(tmp_path / "open")).__enter__()
 
 
 @given(st.text(min_size=1), st.text(min_size=1, max_size=15))
