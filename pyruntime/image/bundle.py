@@ -104,6 +104,8 @@ def _flat(job: Job, target: Target, config: dict[str, Any]) -> dict[str, Any]:
             fd = open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         except (FileNotFoundError, NotADirectoryError):
             return b""
+        except OSError as error:
+            raise ImageError(f"/{text(path)} in the image: {error.strerror}") from None
         return read_regular(fd, path)
 
     def seed(path: str, volume: int) -> None:
@@ -132,9 +134,14 @@ def _overlay(job: Job, target: Target, config: dict[str, Any]) -> dict[str, Any]
     lower = Lower(stack.directories)
 
     def read(path: bytes) -> bytes:
-        found = lower.resolve(path)
-        if found is None or not stat.S_ISREG(found.status.st_mode):
+        try:
+            found = lower.resolve(path)
+        except OSError as error:
+            raise ImageError(f"/{text(path)} in the image: {error.strerror}") from None
+        if found is None:
             return b""
+        if not stat.S_ISREG(found.status.st_mode):
+            raise ImageError(f"/{text(path)} in the image is not a regular file")
         return read_regular(found.open(os.O_RDONLY | os.O_NONBLOCK), path)
 
     def seed(path: str, volume: int) -> None:
@@ -154,9 +161,10 @@ def _overlay(job: Job, target: Target, config: dict[str, Any]) -> dict[str, Any]
 
 def read_regular(fd: int, path: bytes) -> bytes:
     """All of an open file of the image, which must be a regular one of reasonable size. Closes it."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ImageError(f"/{text(path)} in the image is not a regular file")
     with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ImageError(f"/{text(path)} in the image is not a regular file")
         raw = file.read(FILE_MAX + 1)
     if len(raw) > FILE_MAX:
         raise ImageError(f"/{text(path)} in the image is larger than {FILE_MAX >> 20} MiB")

@@ -1,8 +1,9 @@
 """One layer by itself, in the form overlayfs lays over others: hidden things become its whiteouts and opaque marks.
 
-Most archives describe every directory they use, and such a layer is the same wherever it is used. One that does not
-(umoci writes those) takes the missing directories as they are in the layers below, as the flat rootfs would have them;
-`depends` says so, and the store then keeps it for this very stack of layers only.
+Most archives describe every directory they use and hide nothing; such a layer is the same wherever it is used. Others
+depend on what lies below: a directory that is used and not described is taken as it is there, a hard link to an older
+file is copied up, and a whiteout is made only where there is something to hide (in a directory that is in one layer
+only, overlayfs shows its own marks). `depends` says so, and the store keeps it for this very stack of layers only.
 """
 
 from __future__ import annotations
@@ -13,12 +14,38 @@ from errno import ELOOP, ENODATA, ENOTDIR, ENOTSUP
 
 from pyruntime.image.attributes import ACL_DEFAULT
 from pyruntime.image.documents import ImageError
-from pyruntime.image.lower import Found, Lower, copy_attributes, copy_up, is_whiteout
+from pyruntime.image.limits import Limits
+from pyruntime.image.lower import Lower, Merged, copy_attributes, copy_up, is_opaque, is_whiteout
+from pyruntime.image.tar import Entry
 from pyruntime.image.tree import Directory, Tree
-from pyruntime.kernel.paths import RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS, openat2
 
 _READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINKS = 40
+_STEPS = 10_000
+_NEST = 256
+
+
+class _Here:
+    """Where a walk has come to: a directory of this layer, and the same one of the layers below (None: not shown)."""
+
+    __slots__ = ("fd", "lower", "parts")
+
+    def __init__(self, fd: int, lower: Merged) -> None:
+        self.fd = fd
+        self.lower: Merged | None = lower
+        self.parts: list[bytes] = []
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+    def enter(self, fd: int, lower: Merged | None, part: bytes) -> None:
+        """Go on into the subdirectory `part`."""
+        os.close(self.fd)
+        self.fd = fd
+        self.lower = lower
+        self.parts.append(part)
+        if len(self.parts) > Limits.DEPTH:
+            raise ImageError(f"directories nested more than {Limits.DEPTH} deep")
 
 
 class LayerTree(Tree):
@@ -27,17 +54,24 @@ class LayerTree(Tree):
     def __init__(self, root: int, mapped: bool, lower: Lower) -> None:
         super().__init__(root, mapped)
         self.depends = False
-        self._create = True
         self._lower = lower
         self._opaque = "user.overlay.opaque" if mapped else "trusted.overlay.opaque"
         self._replaced: set[tuple[int, bytes]] = set()
+        self._described: set[int] = set()  # inodes of directories that have an entry of their own
+
+    # What the archive says
 
     def mark(self, parent: Directory, name: bytes) -> None:
         """A directory that takes the place of something hidden or replaced must not let the layers below through."""
         if self._replaced and (parent.inode, name) in self._replaced:
             status = os.stat(name, dir_fd=parent.fd, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
-                self._make_opaque(parent.fd, name)
+                self._hide_below(parent.fd, name)
+
+    def describe(self, directory: Directory, path: bytes, entry: Entry, new: bool = False) -> None:
+        """Give a directory what its entry says."""
+        self._described.add(directory.inode)
+        super().describe(directory, path, entry, new)
 
     def replace(self, parent: Directory, name: bytes) -> None:
         """Remove what has `name` now."""
@@ -46,138 +80,171 @@ class LayerTree(Tree):
 
     def whiteout(self, parent: bytes, name: bytes) -> None:
         """Make overlayfs's whiteout, or an opaque directory where this layer has a directory of that name already."""
-        directory = self._merged_directory(parent)
-        # Where there is nothing to hide, overlayfs would show its own mark in the listing.
-        if directory is None or self._below(directory, name) is None:
-            return
         try:
-            os.mknod(name, stat.S_IFCHR, 0, dir_fd=directory.fd)
-        except FileExistsError:
-            status = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
-            if stat.S_ISDIR(status.st_mode):
-                self._make_opaque(directory.fd, name)
+            here = self._walk(parent, create=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return  # neither this layer nor one below has the directory
+        self.depends = True
+        if here.lower is not None and here.lower.child(name) is not None:
+            self._whiteout_in(here.fd, name)
+
+    def _whiteout_in(self, directory: int, name: bytes) -> None:
+        try:
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            os.mknod(name, stat.S_IFCHR, 0, dir_fd=directory)
+            return
+        if not stat.S_ISDIR(status.st_mode):
+            return
+        if self._hide_below(directory, name) and status.st_ino not in self._described:
+            # It was there to hold whiteouts only.
+            os.rmdir(name, dir_fd=directory)
+            os.mknod(name, stat.S_IFCHR, 0, dir_fd=directory)
 
     def opaque(self, parent: bytes) -> None:
-        """Mark the directory opaque."""
-        if not parent:
-            # On the root of a layer the kernel does not look for the mark.
-            for name in list(self._lower.root.names()):
-                self.whiteout(b"", name)
-            self.depends = True
-            return
-        directory = self._merged_directory(parent)
-        if directory is not None:
-            self._set_opaque(directory.fd)
-
-    def _merged_directory(self, path: bytes) -> Directory | None:
-        """The directory at `path` of this layer, which is made if it is in a layer below; None if it is in neither."""
-        found = self.existing(path)
-        if found is not None:
-            return found
-        self._create = False
+        """Hide all that the layers below have in the directory."""
         try:
-            fd, real = self.make_parents(path)
-            return self._keep(path, fd, real)
+            here = self._walk(parent, create=False)
         except (FileNotFoundError, NotADirectoryError):
-            return None
-        finally:
-            self._create = True
+            return
+        if parent:
+            self._make_opaque(here.fd)
+        elif here.lower is not None:
+            # On the root of a layer the kernel does not look for the mark.
+            self.depends = True
+            for name in list(here.lower.names()):
+                self._whiteout_in(here.fd, name)
 
-    def _below(self, directory: Directory, name: bytes) -> Found | None:
-        """What the layers below have under `name` in a directory of this layer."""
-        self.depends = True
-        real = os.readlink(f"/proc/self/fd/{directory.fd}".encode())
-        top = os.readlink(f"/proc/self/fd/{self.root}".encode())
-        parts = [part for part in real[len(top) :].split(b"/") if part]
-        return None if self._hidden_below(parts) else self._lower.lookup([*parts, name])
-
-    def _make_opaque(self, parent: int, name: bytes) -> None:
+    def _hide_below(self, parent: int, name: bytes) -> bool:
+        """Make the directory opaque; whether it is empty then."""
         fd = os.open(name, _READ_DIRECTORY, dir_fd=parent)
         try:
-            self._set_opaque(fd)
+            return self._make_opaque(fd)
         finally:
             os.close(fd)
 
-    def _set_opaque(self, fd: int) -> None:
+    def _make_opaque(self, fd: int) -> bool:
+        if is_opaque(fd):
+            return not os.listdir(fd)
         try:
             os.setxattr(fd, self._opaque, b"y")
         except OSError as error:
             raise ImageError(f"{self._opaque}: {error.strerror}; the store's file system cannot hold layers") from None
+        self.forget()
+        return self._drop_marks(fd, 0)
+
+    def _drop_marks(self, directory: int, depth: int) -> bool:
+        """Remove whiteouts that hide nothing any more, and directories of only those; whether nothing is left."""
+        if depth > _NEST:
+            raise ImageError(f"a whiteout of directories nested more than {_NEST} deep")
+        empty = True
+        for name in map(os.fsencode, os.listdir(directory)):
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if is_whiteout(status):
+                os.unlink(name, dir_fd=directory)
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                fd = os.open(name, _READ_DIRECTORY, dir_fd=directory)
+                try:
+                    bare = self._drop_marks(fd, depth + 1)
+                finally:
+                    os.close(fd)
+                if bare and status.st_ino not in self._described:
+                    os.rmdir(name, dir_fd=directory)
+                    continue
+            empty = False
+        return empty
+
+    # Directories without an entry
 
     def make_parents(self, path: bytes) -> tuple[int, bytes]:
         """Make the directories of `path` as the layers below have them."""
-        done: list[bytes] = []
-        todo = path.split(b"/")
-        links = 0
+        here = self._walk(path, create=True)
+        return os.dup(here.fd), b"/".join(here.parts)
+
+    def link_source(self, path: bytes, name: bytes) -> Directory:
+        """The directory of this layer with the target of a hard link, which is copied up if it lies below."""
+        directory = self.directory(path)
+        try:
+            os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            self.depends = True
+            here = self._walk(path, create=True)
+            found = None if here.lower is None else here.lower.child(name)
+            if found is not None:
+                copy_up(found, here.fd, name)
+        return directory
+
+    def _walk(self, path: bytes, create: bool) -> _Here:
+        """Go to the directory `path`, following links in this layer and below.
+
+        A directory that only the layers below have is made as it is there, one that nobody has only with `create`.
+        Raises OSError.
+        """
+        here = _Here(os.dup(self.root), self._lower.root)
+        todo = path.split(b"/")[::-1]
+        links = steps = 0
         while todo:
-            part = todo.pop(0)
+            steps += 1
+            if links > _LINKS or steps > _STEPS:
+                raise OSError(ELOOP, os.strerror(ELOOP))
+            part = todo.pop()
             if part in (b"", b"."):
                 continue
             if part == b"..":
-                if done:
-                    done.pop()
+                todo.extend(here.parts[-2::-1])
+                here = _Here(os.dup(self.root), self._lower.root)
                 continue
-            target = self._step(done, part)
-            if target is None:
-                done.append(part)
-                continue
-            links += 1
-            if links > _LINKS:
-                raise OSError(ELOOP, os.strerror(ELOOP))
-            if target.startswith(b"/"):
-                done.clear()
-            todo[:0] = target.split(b"/")
-        return self._own(done), b"/".join(done)
+            target = self._step(here, part, create)
+            if target is not None:
+                links += 1
+                todo.extend(target.split(b"/")[::-1])
+                if target.startswith(b"/"):
+                    here = _Here(os.dup(self.root), self._lower.root)
+        return here
 
-    def _own(self, parts: list[bytes]) -> int:
-        """A directory of this layer that is there; `parts` are real names, no links."""
-        resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
-        return openat2(self.root, b"/".join(parts) or b".", os.O_RDONLY | os.O_DIRECTORY, resolve)
-
-    def _step(self, done: list[bytes], part: bytes) -> bytes | None:
-        """Have the directory `part` in the directory `done` of this layer; or the target of the link that it is."""
-        parent = self._own(done)
+    def _step(self, here: _Here, part: bytes, create: bool) -> bytes | None:
+        """Go into `part`, or return the target of the link that it is."""
         try:
-            try:
-                status = os.stat(part, dir_fd=parent, follow_symlinks=False)
-            except FileNotFoundError:
-                return self._from_below(parent, done, part)
-            if stat.S_ISDIR(status.st_mode):
-                return None
-            if stat.S_ISLNK(status.st_mode):
-                return os.readlink(part, dir_fd=parent)
-            if is_whiteout(status):
-                if not self._create:
-                    raise FileNotFoundError(part)
-                os.unlink(part, dir_fd=parent)
-                os.mkdir(part, 0o755, dir_fd=parent)
-                self._make_opaque(parent, part)
-                return None
+            status = os.stat(part, dir_fd=here.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return self._step_below(here, part, create)
+        if stat.S_ISDIR(status.st_mode):
+            fd = os.open(part, _READ_DIRECTORY, dir_fd=here.fd)
+            found = None if here.lower is None or is_opaque(fd) else here.lower.child(part)
+            here.enter(fd, None if found is None else found.merged, part)
+            return None
+        if stat.S_ISLNK(status.st_mode):
+            return os.readlink(part, dir_fd=here.fd)
+        if not is_whiteout(status):
             raise OSError(ENOTDIR, os.strerror(ENOTDIR))
-        finally:
-            os.close(parent)
-
-    def _from_below(self, parent: int, done: list[bytes], part: bytes) -> bytes | None:
-        self.depends = True
-        found = None if self._hidden_below(done) else self._lower.lookup([*done, part])
-        if found is not None and stat.S_ISLNK(found.status.st_mode):
-            return os.readlink(found.name, dir_fd=found.directory)
-        if found is not None and not stat.S_ISDIR(found.status.st_mode):
-            raise OSError(ENOTDIR, os.strerror(ENOTDIR))
-        if found is None and not self._create:
+        if not create:
             raise FileNotFoundError(part)
-        os.mkdir(part, 0o755 if found is None else 0o700, dir_fd=parent)
-        if found is not None:
-            source = found.open(os.O_RDONLY | os.O_DIRECTORY)
-            fd = os.open(part, _READ_DIRECTORY, dir_fd=parent)
-            try:
-                copy_attributes(source, fd)
-                path = b"/".join([*done, part])
-                self._keep(path, os.dup(fd), path).setgid = False
-                self._put_off(fd)
-            finally:
-                os.close(source)
-                os.close(fd)
+        os.unlink(part, dir_fd=here.fd)
+        os.mkdir(part, 0o755, dir_fd=here.fd)
+        self._hide_below(here.fd, part)
+        here.enter(os.open(part, _READ_DIRECTORY, dir_fd=here.fd), None, part)
+        return None
+
+    def _step_below(self, here: _Here, part: bytes, create: bool) -> bytes | None:
+        self.depends = True
+        found = None if here.lower is None else here.lower.child(part)
+        if found is None:
+            if not create:
+                raise FileNotFoundError(part)
+            os.mkdir(part, 0o755, dir_fd=here.fd)
+            here.enter(os.open(part, _READ_DIRECTORY, dir_fd=here.fd), None, part)
+            return None
+        if stat.S_ISLNK(found.status.st_mode):
+            return os.readlink(found.name, dir_fd=found.directory)
+        if found.merged is None:
+            raise OSError(ENOTDIR, os.strerror(ENOTDIR))
+        os.mkdir(part, 0o700, dir_fd=here.fd)
+        here.enter(os.open(part, _READ_DIRECTORY, dir_fd=here.fd), found.merged, part)
+        copy_attributes(found.merged.layers[0], here.fd)
+        path = b"/".join(here.parts)
+        self._keep(path, os.dup(here.fd), path).setgid = False
+        self._put_off(here.fd)
         return None
 
     def _put_off(self, fd: int) -> None:
@@ -193,25 +260,3 @@ class LayerTree(Tree):
         except OSError as error:
             if error.errno not in (ENODATA, ENOTSUP):
                 raise
-
-    def _hidden_below(self, done: list[bytes]) -> bool:
-        """Whether an opaque directory of this layer hides what the layers below have under `done`."""
-        for depth in range(1, len(done) + 1):
-            fd = self._own(done[:depth])
-            try:
-                if self._opaque in os.listxattr(fd):
-                    return True
-            finally:
-                os.close(fd)
-        return False
-
-    def link_source(self, path: bytes, name: bytes) -> Directory:
-        """The directory of this layer with the target of a hard link, which is copied up if it lies below."""
-        directory = self.directory(path)
-        try:
-            os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
-        except FileNotFoundError:
-            found = self._below(directory, name)
-            if found is not None:
-                copy_up(found, directory.fd, name)
-        return directory

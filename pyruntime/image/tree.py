@@ -193,11 +193,11 @@ class Tree:
             except LimitError:
                 raise
             except ImageError as error:
-                raise ImageError(f"{text(entry.name)}: {error}") from None
+                raise ImageError(f"{text(entry.name[:200])}: {error}") from None
             except OSError as error:
-                raise ImageError(f"{text(entry.name)}: {error.strerror}") from error
+                raise ImageError(f"{text(entry.name[:200])}: {error.strerror}") from error
             except (OverflowError, ValueError) as error:
-                raise ImageError(f"{text(entry.name)}: {error}") from None
+                raise ImageError(f"{text(entry.name[:200])}: {error}") from None
             after()
 
     def _write(self, entry: Entry, archive: Archive) -> None:
@@ -212,7 +212,7 @@ class Tree:
         if not name:
             if entry.kind != DIRECTORY:
                 raise ImageError("the root of the image is not a directory")
-            self._describe(self.directory(b""), b"", entry)
+            self.describe(self.directory(b""), b"", entry)
             self.root_described = True
             return
         kind = entry.kind
@@ -309,9 +309,10 @@ class Tree:
         directory = self._open.get(full)
         if directory is None or new:
             directory = self._keep(full, os.open(name, _OPEN_DIRECTORY, dir_fd=parent.fd), full if new else None)
-        self._describe(directory, full, entry, new)
+        self.describe(directory, full, entry, new)
 
-    def _describe(self, directory: Directory, path: bytes, entry: Entry, new: bool = False) -> None:
+    def describe(self, directory: Directory, path: bytes, entry: Entry, new: bool = False) -> None:
+        """Give a directory what its entry says."""
         fd = directory.fd
         if not new:
             self.attributes.clear(fd)
