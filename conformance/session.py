@@ -44,7 +44,7 @@ def choose(text: str, layout: str) -> Chosen:
         name, command = Path(text.split(maxsplit=1)[0]).name, text
     first, _, rest = command.partition(" ")
     if "/" in first:
-        first = str(Path(first).resolve())
+        first = os.path.abspath(first)
     return Chosen(name, f"{first} {rest}".strip(), layout)
 
 

@@ -197,7 +197,7 @@ def rules_apply_in_order(stage: Stage) -> None:
 @case("res.devices.order")
 def rules_stand_in_the_configured_order(stage: Stage) -> None:
     """devices.list begins with the allowed devices of the configuration in their order."""
-    numbers = [(10, 229), (8, 20), (10, 200)]
+    numbers = [(10, 237), (8, 20), (10, 236)]
     stage.resources["devices"] = [rule(False, "rwm"), *(rule(True, "rw", "c", *pair) for pair in numbers)]
     stage.create()
     wanted = [f"c {major}:{minor} rw" for major, minor in numbers]

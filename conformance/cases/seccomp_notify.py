@@ -33,12 +33,16 @@ class Message(NamedTuple):
     closed: bool
 
 
-def receive(listener: socket.socket) -> Message:
-    """Accept one connection and read it to its end."""
+def accept(listener: socket.socket) -> socket.socket:
+    """Accept the connection of the runtime."""
     try:
-        connection = listener.accept()[0]
+        return listener.accept()[0]
     except TimeoutError:
         fail("nobody connected to the listener")
+
+
+def receive(connection: socket.socket) -> Message:
+    """Read one connection to its end."""
     data, fds, count, first = b"", array.array("i"), 0, False
     with connection:
         connection.settimeout(5)
@@ -78,17 +82,19 @@ def notified(stage: Stage, metadata: str | None = None) -> Message:
     stage.process["args"] = NAP
     stage.config["annotations"] = {"org.example.key": "value"}
     stage.create()
-    select.select([listener], [], [], 0.2)
     message = receive_now_or_after_start(stage, listener)
     stage.undo.callback(close_all, message.descriptors)
     return message
 
 
 def receive_now_or_after_start(stage: Stage, listener: socket.socket) -> Message:
-    """Runtimes load the filter during create or right before the program starts: look after both."""
+    """Runtimes connect and load the filter during create or right before the program starts: look after both."""
     if not select.select([listener], [], [], 0.2)[0]:
         stage.start()
-    return receive(listener)
+    connection = accept(listener)
+    if not select.select([connection], [], [], 0.2)[0]:
+        stage.start(ok=False)
+    return receive(connection)
 
 
 def close_all(descriptors: list[int]) -> None:
@@ -222,7 +228,7 @@ def notify_has_limits(stage: Stage, kind: str) -> None:
 def let_everything_through(listener: socket.socket, messages: list[Message]) -> None:
     """Take one state from the listener, then answer every notification with `continue` until there are no more."""
     with contextlib.suppress(OSError, AssertionError, ValueError):
-        message = receive(listener)
+        message = receive(accept(listener))
         messages.append(message)
         while select.select(message.descriptors, [], [], 5)[0]:
             request = bytearray(80)
@@ -249,7 +255,7 @@ def exec_makes_a_connection_of_its_own(stage: Stage) -> None:
     result = stage.runtime.call("exec", "--detach", "--pid-file", str(pid_file), stage.id, "/bin/sleep", "300")
     if not result.ok:
         skip(f"exec is not possible here: {result.message}")
-    second = receive(listener)
+    second = receive(accept(listener))
     stage.undo.callback(close_all, second.descriptors)
     equal(second.payload.get("pid"), int(Path(pid_file).read_text()), "pid")
     equal((second.payload.get("state") or {}).get("status"), "running", "status")
