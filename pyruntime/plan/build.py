@@ -128,8 +128,10 @@ def build(spec: Spec, settings: Settings) -> Plan:
     _enter(plan, init, spec, linux, setgroups)
     if in_mount_namespace:
         new_mounts = bool(spaces.new & 0x00020000)
-        init.append(root.DetachFromHost(*_own_propagation(linux.get("rootfsPropagation", ""), new_mounts)))
-        init.append(root.AttachRoot())
+        own, recursive = _own_propagation(linux.get("rootfsPropagation", ""), new_mounts)
+        if own:
+            init.append(root.DetachFromHost(own, recursive))
+        init.append(root.AttachRoot(root_path, not own))
     waited = False
     for step in init_mounts:
         if isinstance(step, MountCgroups) and not waited:

@@ -11,7 +11,6 @@ import posix
 from errno import EINVAL, ENOENT, ENOTDIR, EPERM
 
 from pyruntime.kernel import mounts as m
-from pyruntime.kernel.filesystems import PROC_SUPER_MAGIC, SYSFS_MAGIC
 from pyruntime.kernel.libc import path as checked_path
 from pyruntime.kernel.paths import O_DIRECTORY, O_PATH, open_in_root
 from pyruntime.plan.step import HOST, Place, Step
@@ -47,6 +46,9 @@ class OpenRoot(Step):
             raise OSError(ENOTDIR, posix.strerror(ENOTDIR))
         if self.propagation:
             m.set_attributes(place.rootfs, propagation=self.propagation, recursive=True)
+        else:
+            # What is mounted below stays a peer of the host's, the root itself cannot: pivot_root(2) refuses that.
+            m.set_attributes(place.rootfs, propagation=m.MS_PRIVATE)
 
 
 class OpenPlainRoot(Step):
@@ -78,22 +80,34 @@ class DetachFromHost(Step):
         return "stop mounts from propagating to the host"
 
     def apply(self, place: Place) -> None:
-        if self.propagation:
-            m.set_propagation(b"/", self.propagation, self.recursive)
-        # pivot_root(2) refuses a root whose parent mount is shared.
-        m.set_propagation(b"/", m.MS_PRIVATE, False)
+        m.set_propagation(b"/", self.propagation, self.recursive)
 
 
 class AttachRoot(Step):
-    """Attach the rootfs over the root directory of the new mount namespace."""
+    """Attach the rootfs in the new mount namespace, at its own path: hooks look for it there.
 
-    __slots__ = ()
+    `shared`: mounts of the namespace may be peers of the host's. Then the one that holds the rootfs becomes private, as
+    pivot_root(2) refuses a root whose parent mount is shared, and attaching must not reach the host.
+    """
+
+    __slots__ = ("path", "shared")
+
+    def __init__(self, path: str, shared: bool) -> None:
+        self.path = checked_path(path)
+        self.shared = shared
 
     def describe(self) -> str:
         return "attach the root filesystem"
 
     def apply(self, place: Place) -> None:
-        m.attach_at(place.rootfs, b"/")
+        if self.shared:
+            m.set_propagation(_mount_of(self.path), m.MS_PRIVATE, False)
+        try:
+            m.attach_at(place.rootfs, self.path)
+        except PermissionError:
+            # In a user namespace that may not walk to the rootfs. Over / is as good, but for hooks.
+            m.set_propagation(b"/", m.MS_PRIVATE, False)
+            m.attach_at(place.rootfs, b"/")
 
 
 class PivotRoot(Step):
@@ -105,9 +119,13 @@ class PivotRoot(Step):
         return "pivot_root into the root filesystem"
 
     def apply(self, place: Place) -> None:
+        old = posix.open(b"/", O_PATH | O_DIRECTORY | posix.O_CLOEXEC)
         posix.fchdir(place.rootfs)
         m.pivot_root()
-        # What is mounted on the old root must not be unmounted on the host as well.
+        # "." still is the new root, and the old one lies on top of it: go there by descriptor. Where its mounts are
+        # peers of the host's (rootfsPropagation shared), unmounting them would unmount the host's as well.
+        posix.fchdir(old)
+        posix.close(old)
         m.set_propagation(b".", m.MS_SLAVE, True)
         m.umount(b".", m.MNT_DETACH)
         posix.chdir(b"/")
@@ -124,7 +142,7 @@ class ChrootOverRoot(Step):
     def apply(self, place: Place) -> None:
         # With the old root still mounted, a nested user namespace could mount a procfs or sysfs without the masks of
         # this container, because an unmasked one is visible in the mount namespace. So those go first.
-        for point in _mount_points(PROC_SUPER_MAGIC, SYSFS_MAGIC):
+        for point in _mount_points():
             try:
                 m.set_propagation(point, m.MS_PRIVATE, True)
                 m.umount(point, m.MNT_DETACH)
@@ -150,15 +168,34 @@ class Chroot(Step):
         posix.chdir(b"/")
 
 
-def _mount_points(*_kinds: int) -> list[bytes]:
-    """Mount points of procfs and sysfs in this namespace, the deepest first."""
+def _mountinfo() -> list[bytes]:
+    """The lines of /proc/self/mountinfo. Of the host: we have not entered the container's root yet."""
     descriptor = posix.open(b"/proc/self/mountinfo", posix.O_RDONLY | posix.O_CLOEXEC)
     chunks = []
     while chunk := posix.read(descriptor, 65536):
         chunks.append(chunk)
     posix.close(descriptor)
+    return b"".join(chunks).split(b"\n")
+
+
+def _mount_of(path: bytes) -> bytes:
+    """The mount point of the mount that `path` lies on."""
+    descriptor = posix.open(path, O_PATH | posix.O_CLOEXEC)
+    real = posix.readlink(b"/proc/self/fd/%d" % descriptor)
+    posix.close(descriptor)
+    found = b"/"
+    for line in _mountinfo():
+        fields = line.split(b" ")
+        point = _unescape(fields[4]) if len(fields) > 4 else b"/"
+        if (real == point or real.startswith(point + b"/")) and len(point) > len(found):
+            found = point
+    return found
+
+
+def _mount_points() -> list[bytes]:
+    """Mount points of procfs and sysfs in this namespace, the deepest first."""
     points = []
-    for line in b"".join(chunks).split(b"\n"):
+    for line in _mountinfo():
         before, separator, after = line.partition(b" - ")
         if separator and after.split(b" ", 1)[0] in (b"proc", b"sysfs"):
             points.append(_unescape(before.split(b" ")[4]))
