@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
+import _signal
 
 from pyruntime.cli.flags import BOOL, Flag, Options, Verb, container_id
 from pyruntime.errors import RuntimeFailure

@@ -41,7 +41,7 @@ ENDING = (1, 2, 3, 15)  # HUP INT QUIT TERM
 class Launch(Child):
     """One container on its way up."""
 
-    __slots__ = ("cgroup", "listener", "notify", "plan", "record", "root", "spec")
+    __slots__ = ("cgroup", "has_cgroup", "listener", "notify", "plan", "record", "root", "spec")
 
     def __init__(self, root: str, spec: Spec, plan: Plan, cgroup: Manager) -> None:
         super().__init__()
@@ -51,6 +51,7 @@ class Launch(Child):
         self.steps = plan.init
         self.command = plan.command
         self.cgroup = cgroup
+        self.has_cgroup = False  # made, by us: before that, what is at its path belongs to somebody else
         self.record: store.Record | None = None
         self.notify = ""  # the service manager's socket, for a container that says when it is ready
         self.listener: Listener | None = None  # connection to the seccomp agent, for the init
@@ -62,7 +63,7 @@ class Launch(Child):
         """
         raise_on_interruption()
         store.claim(self.root, container_id)
-        self.record = store.Record(self.root, container_id, self._data(container_id, bundle))
+        self.record = store.Record(self.root, container_id, self.new_data(container_id, bundle))
         try:
             directory = self.record.directory
             if self.notify:
@@ -101,7 +102,7 @@ class Launch(Child):
             posix.close(self.place.gate)
             self.place.gate = -1
         try:
-            if self.pid:
+            if self.has_cgroup:
                 try:
                     if self.cgroup.exists():
                         self.cgroup.kill(SIGKILL)  # hooks, or a program that forked before it failed
@@ -135,7 +136,8 @@ class Launch(Child):
 
     # From here on: one method per stage, in order.
 
-    def _data(self, container_id: str, bundle: str) -> dict[str, Any]:
+    def new_data(self, container_id: str, bundle: str) -> dict[str, Any]:
+        """What state.json says of a container that is about to come up."""
         now = time.time_ns()
         seconds, nanoseconds = divmod(now, 1_000_000_000)
         t = time.gmtime(seconds)
@@ -267,6 +269,7 @@ class Launch(Child):
             finally:
                 posix.close(descriptor)
         self.cgroup.create()
+        self.has_cgroup = True
         self.cgroup.add(self.pid)
         self.cgroup.apply()
         for warning in self.cgroup.warnings:
@@ -275,7 +278,7 @@ class Launch(Child):
             raise_hard_limits(self.pid, process.limits)
         self._move_network_devices()
         self._set_rdt()
-        self._save_config()
+        self.save_config()
         self.send(life.GO_CGROUP + self._agent_state())
 
     def _agent_state(self) -> bytes:
@@ -306,7 +309,7 @@ class Launch(Child):
             assert self.record is not None
             self.record.data["intelRdt"] = resctrl.apply(linux["intelRdt"], self.record.id, self.pid)
 
-    def _save_config(self) -> None:
+    def save_config(self) -> None:
         """Keep the configuration as it is now: exec and start must not see what becomes of the bundle's file."""
         from pyruntime.spec import jsontext
 

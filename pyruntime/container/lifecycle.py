@@ -98,7 +98,7 @@ def run(context: Context, container_id: str, bundle: str, options: CreateOptions
         status = foreground.wait(launch.pid, terminal)
     finally:
         if not options.keep:
-            _destroy(launch.record)
+            destroy(launch.record)
     return status
 
 
@@ -259,7 +259,7 @@ def delete(context: Context, container_id: str, force: bool = False) -> None:
             _kill_all(record, pid)
         elif pid:
             raise RuntimeFailure(f"cannot delete container {container_id} that is not stopped: {status}")
-        _destroy(record)
+        destroy(record)
     finally:
         posix.close(lock)
 
@@ -296,7 +296,7 @@ def _kill_all(record: store.Record, pid: int) -> None:
     posix.close(pidfd)
 
 
-def _destroy(record: store.Record) -> None:
+def destroy(record: store.Record) -> None:
     """Undo what create did, then run the poststop hooks. Runtime spec, "Lifecycle", steps 12 and 13."""
     if _has_cgroup(record):
         cgroup = record.cgroup()

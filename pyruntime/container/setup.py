@@ -183,7 +183,7 @@ def _settings(
     settings.no_pivot = options.no_pivot
     settings.new_keyring = not options.no_new_keyring
     if any(mount.get("type") in ("cgroup", "cgroup2") for mount in spec.get("mounts") or []):
-        settings.hierarchies = _hierarchies(cgroup)
+        settings.hierarchies = hierarchies(cgroup)
         settings.cgroup_unified = cgroups.detect().unified
     settings.userns_for = _userns_for
     return settings
@@ -195,7 +195,7 @@ def _userns_for(uids: list[Any], gids: list[Any]) -> object:
     return MappedNamespace(uids, gids)
 
 
-def _hierarchies(cgroup: cgroups.Manager) -> list[Hierarchy]:
+def hierarchies(cgroup: cgroups.Manager) -> list[Hierarchy]:
     """The host's cgroup mounts as a container shows them, each with the container's own directory."""
     host = cgroups.detect()
     by_mount: dict[str, list[str]] = {}

@@ -1,0 +1,437 @@
+"""`checkpoint` and `restore`: a container's processes written to disk by CRIU, and brought back to life.
+
+What CRIU cannot know are the things that come from outside of the container: bind mounts, namespaces given by path, the
+standard streams. They are named in the images by keys of ours ("mount number 3"), never by a path of the image, which
+could be made to look like another one (CVE-2026-119101).
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyruntime.cgroups.manager import detect
+from pyruntime.container import criu, handover, hooks, lifecycle, report, setup, store
+from pyruntime.container.launch import Launch, state_document
+from pyruntime.errors import RuntimeFailure
+from pyruntime.kernel import mounts as m
+from pyruntime.kernel import processes as p
+from pyruntime.kernel.paths import make_in_root, open_in_root
+from pyruntime.plan import build
+from pyruntime.plan.namespaces import Namespaces
+from pyruntime.plan.options import Options as MountOptions
+from pyruntime.spec import jsontext
+from pyruntime.spec.load import load_bundle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyruntime.container.lifecycle import Context
+
+DUMP_LOG, RESTORE_LOG = "dump.log", "restore.log"
+DESCRIPTORS = "descriptors.json"
+CRIU_CONFIG = "/etc/criu/runc.conf"
+LOG_LEVEL = 4
+CLONE_NEWNET = 0x40000000
+EXTERNAL = {"network": ("net", "extRootNetNS"), "pid": ("pid", "extRootPidNS")}
+
+
+class CriuOptions:
+    """What `checkpoint` and `restore` have in common."""
+
+    def __init__(self) -> None:
+        self.image_path = "checkpoint"
+        self.work_path: str | None = None
+        self.tcp_established = self.tcp_close = self.ext_unix_sk = self.shell_job = self.file_locks = False
+        self.lazy_pages = self.auto_dedup = False
+        self.manage_cgroups_mode = "soft"
+        self.empty_ns: list[str] = []
+        self.criu: str | None = None
+
+
+class CheckpointOptions(CriuOptions):
+    """The flags of `checkpoint`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parent_path: str | None = None
+        self.leave_running = self.pre_dump = self.tcp_skip_in_flight = self.link_remap = False
+        self.status_fd = -1
+        self.page_server: tuple[str, int] | None = None
+
+
+class RestoreOptions(CriuOptions):
+    """The flags of `restore`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.console_socket: str | None = None
+        self.pid_file: str | None = None
+        self.detach = self.no_subreaper = self.no_pivot = False
+        self.preserve_fds = 0
+        self.lsm_profile: str | None = None
+        self.lsm_mount_context: str | None = None
+
+
+class _Directories:
+    """The directories of images and logs, open, and told to CRIU."""
+
+    def __init__(self, options: CriuOptions, request: criu.Options, log: str, make: bool) -> None:
+        if make:
+            _mkdir(options.image_path)
+        self.images = _open_directory(options.image_path)
+        request.set("images_dir_fd", self.images)
+        self.log = f"{options.image_path}/{log}"
+        self.work = -1
+        if options.work_path:
+            _mkdir(options.work_path)
+            self.work = _open_directory(options.work_path)
+            request.set("work_dir_fd", self.work)
+            self.log = f"{options.work_path}/{log}"
+        request.set("log_file", log)
+        request.set("log_level", LOG_LEVEL)
+
+    def close(self) -> None:
+        os.close(self.images)
+        if self.work >= 0:
+            os.close(self.work)
+
+
+def checkpoint(context: Context, container_id: str, options: CheckpointOptions) -> None:
+    """Save a container; without leave_running or pre_dump it ends and is deleted. Raises RuntimeFailure."""
+    record = store.open_container(context.root, container_id)
+    status, pid = record.status()
+    if status in (store.CREATED, store.CREATING, store.STOPPED):
+        raise RuntimeFailure(f"Container cannot be checkpointed in {status} state")
+    program = criu.find(options.criu)
+    config = record.config()
+    linux = config.get("linux") or {}
+    request = criu.Options()
+    directories = _Directories(options, request, DUMP_LOG, make=True)
+    try:
+        _common(request, options, config)
+        request.set("root", record.data["rootfs"])
+        request.set("pid", pid)
+        request.set("leave_running", int(options.leave_running))
+        request.set("tcp_skip_in_flight", int(options.tcp_skip_in_flight))
+        request.set("link_remap", int(options.link_remap))
+        freezer = record.data["cgroup"].get("paths") or {}
+        request.set("freeze_cgroup", freezer.get("freezer") or freezer.get(""))
+        if options.page_server:
+            address, port = options.page_server
+            request.set("ps", criu.field(1, address) + criu.field(2, port))
+        if options.parent_path:
+            request.set("parent_img", options.parent_path)
+        if options.parent_path or options.pre_dump:
+            request.set("track_mem", 1)
+        for entry in linux.get("namespaces") or []:
+            if entry.get("path") and entry["type"] in EXTERNAL:
+                kind, key = EXTERNAL[entry["type"]]
+                request.set("external", f"{kind}[{os.stat(entry['path']).st_ino}]:{key}")
+        if not options.pre_dump:
+            for name in _external_mounts(record, config, pid):
+                request.set("external", name)
+            _write(f"{options.image_path}/{DESCRIPTORS}", jsontext.dumps(_streams(pid)))
+        server = criu.Server(program, {})
+        try:
+            server.request(
+                criu.PRE_DUMP if options.pre_dump else criu.DUMP, request, lambda event: _dumping(event, options)
+            )
+        finally:
+            server.close()
+    except RuntimeFailure as error:
+        raise RuntimeFailure(f"{error}{criu.explain(directories.log)} (log file: {directories.log})") from None
+    finally:
+        directories.close()
+    if not options.leave_running and not options.pre_dump:
+        lifecycle.delete(context, container_id, force=True)
+
+
+def _dumping(event: criu.Notification, options: CheckpointOptions) -> None:
+    if event.script == "status-ready" and options.status_fd >= 0:
+        # The page server can be asked now: whoever migrates the container waits for this byte.
+        os.write(options.status_fd, b"\0")
+        os.close(options.status_fd)
+
+
+def _common(request: criu.Options, options: CriuOptions, config: Any) -> None:
+    request.set("notify_scripts", 1)
+    request.set("manage_cgroups", 1)
+    request.set("manage_cgroups_mode", criu.CGROUP_MODES[options.manage_cgroups_mode])
+    request.set("orphan_pts_master", 1)
+    for name in ("tcp_established", "tcp_close", "ext_unix_sk", "shell_job", "file_locks", "lazy_pages", "auto_dedup"):
+        if getattr(options, name):
+            request.set(name, 1)
+    if "network" in options.empty_ns:
+        request.set("empty_ns", CLONE_NEWNET)
+    given = (config.get("annotations") or {}).get("org.criu.config")
+    path = given if given is not None else CRIU_CONFIG
+    if path and (given is not None or os.path.exists(path)):
+        request.set("config_file", path)
+
+
+def _streams(pid: int) -> list[str]:
+    """What the container's standard streams are, as CRIU names them: a pipe is recognised by this name at restore."""
+    names = []
+    for number in (0, 1, 2):
+        try:
+            names.append(os.readlink(f"/proc/{pid}/fd/{number}"))
+        except OSError:
+            names.append("")
+    return names
+
+
+def _binds(config: Any) -> list[tuple[int, Any]]:
+    """(index, entry) of the bind mounts of a configuration."""
+    return [
+        (index, entry)
+        for index, entry in enumerate(config.get("mounts") or [])
+        if MountOptions(entry.get("options") or []).bind
+    ]
+
+
+def _external_mounts(record: store.Record, config: Any, pid: int) -> list[str]:
+    """Every mount that comes from the host, by the place where it really is in the container."""
+    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    names = []
+    try:
+        for index, entry in _binds(config):
+            names.append(f"mnt[{_place(root, entry['destination'])}]:mount{index}")
+        for name, destination, _ in _cgroup_binds(record.cgroup(), config):
+            names.append(f"mnt[{_place(root, destination)}]:{name}")
+    finally:
+        os.close(root)
+    return names
+
+
+def _place(root: int, destination: str) -> str:
+    """The path of a mount in the container, links resolved. Raises RuntimeFailure for one CRIU would misread."""
+    descriptor = open_in_root(root, destination.encode("utf-8", "surrogateescape"))
+    try:
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+    if "]" in path or not path.isprintable():
+        raise RuntimeFailure(f"{path}: a mount with this name cannot be saved")
+    return path
+
+
+def _cgroup_binds(cgroup: Any, config: Any) -> list[tuple[str, str, str]]:
+    """(key, destination, source) of the cgroup directories that a v1 container without cgroup namespace is shown."""
+    linux = config.get("linux") or {}
+    if any(entry["type"] == "cgroup" for entry in linux.get("namespaces") or []):
+        return []
+    found = []
+    for entry in config.get("mounts") or []:
+        if entry.get("type") not in ("cgroup", "cgroup2") or detect().unified:
+            continue
+        for one in setup.hierarchies(cgroup):
+            name = os.fsdecode(one.name)
+            found.append((f"cgroup-{name}", f"{entry['destination']}/{name}", os.fsdecode(one.source)))
+    return found
+
+
+def restore(context: Context, container_id: str, bundle: str, options: RestoreOptions) -> int:
+    """Make a container that goes on where a checkpoint was made. Returns the exit status to leave with."""
+    program = criu.find(options.criu)
+    spec: Any = load_bundle(bundle)
+    process = spec.get("process") or {}
+    setup.check_console(bool(process.get("terminal")), options.console_socket, options.detach)
+    streams = _saved_streams(options.image_path)
+    cgroup = setup.plan_cgroup(context, container_id, spec, setup.is_rootless(context))
+    if not options.detach and not options.no_subreaper:
+        p.prctl(p.PR_SET_CHILD_SUBREAPER, 1)
+    plan = build.Plan()
+    linux = spec.get("linux") or {}
+    plan.namespaces = Namespaces(linux.get("namespaces") or [], {})
+    launch = Launch(context.root, spec, plan, cgroup)
+    store.claim(context.root, container_id)
+    launch.record = store.Record(context.root, container_id, launch.new_data(container_id, bundle))
+    new = _Restore(launch, options)
+    try:
+        new.run(program, streams)
+        launch.record.data["stage"] = store.CREATED
+        launch.record.data["cgroup"] = cgroup.save()
+        launch.record.save()
+        launch.save_config()
+        if options.console_socket and launch.console >= 0:
+            handover.send_console(options.console_socket, launch.console)
+        if options.pid_file:
+            handover.write_pid(options.pid_file, launch.pid)
+    except BaseException:
+        launch.undo()
+        raise
+    if options.detach:
+        return 0
+    from pyruntime.container import foreground
+
+    try:
+        return foreground.wait(launch.pid, foreground.Terminal(launch.console) if launch.console >= 0 else None)
+    finally:
+        lifecycle.destroy(launch.record)
+
+
+def _saved_streams(images: str) -> list[str]:
+    try:
+        data = jsontext.loads(jsontext.read_file(f"{images}/{DESCRIPTORS}"), DESCRIPTORS)
+    except OSError as error:
+        raise RuntimeFailure(f"cannot read {images}/{DESCRIPTORS}: {(error.strerror or '').lower()}") from None
+    if not isinstance(data, list) or len(data) > 3 or not all(isinstance(one, str) for one in data):
+        raise RuntimeFailure(f"{images}/{DESCRIPTORS} is not a list of three descriptors")
+    return data
+
+
+class _Restore:
+    """One container on its way back."""
+
+    def __init__(self, launch: Launch, options: RestoreOptions) -> None:
+        self.launch = launch
+        self.options = options
+        self.spec: Any = launch.spec
+        assert launch.record is not None
+        self.record = launch.record
+        self.root = f"{self.record.directory}/criu-root"
+
+    def run(self, program: str, streams: list[str]) -> None:
+        """Have CRIU restore the processes. Raises RuntimeFailure."""
+        options, launch = self.options, self.launch
+        linux = self.spec.get("linux") or {}
+        request = criu.Options()
+        directories = _Directories(options, request, RESTORE_LOG, make=False)
+        os.mkdir(self.root, 0o755)
+        try:
+            _common(request, options, self.spec)
+            request.set("root", self.root)
+            request.set("rst_sibling", 1)  # the restored init is our child, as one that we made
+            request.set("evasive_devices", 1)
+            request.set("lsm_profile", options.lsm_profile)
+            request.set("lsm_mount_context", options.lsm_mount_context)
+            for index, entry in _binds(self.spec):
+                request.set("external", f"mnt[mount{index}]:{self._source(entry)}")
+            descriptors = self._namespaces(linux, request)
+            for number, name in enumerate(streams):
+                if name.startswith("pipe:"):
+                    request.set("inherit_fd", criu.field(1, name) + criu.field(2, number))
+            launch.cgroup.create()
+            launch.has_cgroup = True
+            for name, _, source in _cgroup_binds(launch.cgroup, self.spec):
+                request.set("external", f"mnt[{name}]:{source}")
+            self.record.data["cgroup"] = launch.cgroup.save()
+            self.record.save()
+            self._make_mount_points()
+            server = criu.Server(program, descriptors, self._mount_root)
+            try:
+                launch.cgroup.add(server.pid)
+                launch.cgroup.apply()
+                for controllers, path in _cgroups_of(server.pid):
+                    request.set("cg_root", criu.field(1, controllers) + criu.field(2, path))
+                launch.pid = server.request(criu.RESTORE, request, self._restoring)
+            finally:
+                server.close()
+            launch.pidfd = p.pidfd_open(launch.pid)
+            self.record.data["pid"] = launch.pid
+            self.record.data["started"] = p.start_time(launch.pid)
+        except RuntimeFailure as error:
+            raise RuntimeFailure(f"{error}{criu.explain(directories.log)} (log file: {directories.log})") from None
+        finally:
+            directories.close()
+            os.rmdir(self.root)
+
+    def _source(self, entry: Any) -> str:
+        source: str = entry["source"]
+        return source if source.startswith("/") else f"{self.record.data['bundle']}/{source}"
+
+    def _namespaces(self, linux: Any, request: criu.Options) -> dict[int, int]:
+        """Open the namespaces that are given by path; CRIU inherits them under their keys."""
+        descriptors: dict[int, int] = {}
+        for entry in linux.get("namespaces") or []:
+            if entry.get("path") and entry["type"] in EXTERNAL:
+                number = criu.SOCKET + 1 + len(descriptors)
+                descriptors[number] = os.open(entry["path"], os.O_RDONLY | os.O_CLOEXEC)
+                request.set("inherit_fd", criu.field(1, EXTERNAL[entry["type"]][1]) + criu.field(2, number))
+        return descriptors
+
+    def _mount_root(self) -> None:
+        """In CRIU's process: CRIU wants the root to be a mount point. It gets one in a mount namespace of its own."""
+        p.unshare(p.CLONE_NEWNS)
+        m.set_propagation(b"/", m.MS_SLAVE, True)
+        tree = m.open_tree(m.AT_FDCWD, os.fsencode(self.record.data["rootfs"]), recursive=True)
+        m.attach_at(tree, os.fsencode(self.root))
+        os.close(tree)
+
+    def _make_mount_points(self) -> None:
+        """Make the mount points that create would have made, in a process whose mounts vanish with it."""
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                p.unshare(p.CLONE_NEWNS)
+                m.set_propagation(b"/", m.MS_SLAVE, True)
+                self._mount_points()
+                status = 0
+            except (OSError, RuntimeFailure) as error:
+                os.write(2, f"cannot make the mount points: {error}\n".encode())
+            finally:
+                os._exit(status)
+        if os.waitpid(pid, 0)[1]:
+            raise RuntimeFailure("cannot make the mount points of the container")
+
+    def _mount_points(self) -> None:
+        tree = m.open_tree(m.AT_FDCWD, os.fsencode(self.record.data["rootfs"]), recursive=True)
+        m.attach_at(tree, os.fsencode(self.root))
+        binds = dict(_binds(self.spec))
+        covered: list[str] = []
+        for index, entry in enumerate(self.spec.get("mounts") or []):
+            destination = entry["destination"].rstrip("/")
+            if entry.get("type") in ("cgroup", "cgroup2") or any(destination.startswith(one) for one in covered):
+                continue  # CRIU brings what lies in a tmpfs along
+            if entry.get("type") == "tmpfs" and index not in binds:
+                covered.append(destination + "/")
+            directory = index not in binds or os.path.isdir(self._source(entry))
+            target = make_in_root(tree, os.fsencode(destination), directory)
+            if index in binds:
+                m.attach(m.open_tree(m.AT_FDCWD, os.fsencode(self._source(entry)), recursive=True), target)
+            os.close(target)
+
+    def _restoring(self, event: criu.Notification) -> None:
+        lists = self.spec.get("hooks") or {}
+        if event.script == "setup-namespaces":
+            document = state_document(self.record, store.CREATED, event.pid)
+            for kind in ("prestart", "createRuntime"):
+                hooks.run_hooks(kind, lists.get(kind) or [], document, self.record.data["bundle"])
+        elif event.script == "orphan-pts-master" and event.descriptor >= 0:
+            self.launch.console = event.descriptor
+        elif event.descriptor >= 0:
+            os.close(event.descriptor)
+        report.debug(f"criu: {event.script}")
+
+
+def _cgroups_of(pid: int) -> list[tuple[str, str]]:
+    """(controllers, path) of each hierarchy, as in /proc/PID/cgroup."""
+    with open(f"/proc/{pid}/cgroup", "rb") as file:
+        lines = file.read().decode("utf-8", "surrogateescape").split("\n")
+    return [(controllers, path) for _, controllers, path in (line.split(":", 2) for line in lines if line)]
+
+
+def _mkdir(path: str) -> None:
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise RuntimeFailure(f"mkdir {path}: {(error.strerror or '').lower()}") from None
+
+
+def _open_directory(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY)  # inherited by CRIU under the same number
+    except OSError as error:
+        raise RuntimeFailure(f"open {path}: {(error.strerror or '').lower()}") from None
+
+
+def _write(path: str, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
