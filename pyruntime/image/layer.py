@@ -107,7 +107,7 @@ class LayerTree(Tree):
             here = self._walk(parent, create=False)
         except (FileNotFoundError, NotADirectoryError):
             return
-        if parent:
+        if here.parts:
             self._make_opaque(here.fd)
         elif here.lower is not None:
             # On the root of a layer the kernel does not look for the mark.

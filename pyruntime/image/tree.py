@@ -345,18 +345,18 @@ class Tree:
         if not source_name:
             raise ImageError("a hard link to the root directory")
         try:
-            source = self.link_source(source_path, source_name).fd
-            target = os.stat(source_name, dir_fd=source, follow_symlinks=False)
+            source = self.link_source(source_path, source_name)
+            target = os.stat(source_name, dir_fd=source.fd, follow_symlinks=False)
             if stat.S_ISDIR(target.st_mode):
                 raise ImageError(f"a hard link to the directory {text(entry.link)}")
             parent = self.directory(path)
             try:
-                os.link(source_name, name, src_dir_fd=source, dst_dir_fd=parent.fd, follow_symlinks=False)
+                os.link(source_name, name, src_dir_fd=source.fd, dst_dir_fd=parent.fd, follow_symlinks=False)
             except FileExistsError:
                 there = os.stat(name, dir_fd=parent.fd, follow_symlinks=False)
                 if there.st_ino != target.st_ino:
                     self.replace(parent, name)  # which may remove the target: it lay in a directory of this name
-                    os.link(source_name, name, src_dir_fd=source, dst_dir_fd=parent.fd, follow_symlinks=False)
+                    os.link(source_name, name, src_dir_fd=source.fd, dst_dir_fd=parent.fd, follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             raise ImageError(f"a hard link to {text(entry.link)}, which is not there") from None
         self.mark(parent, name)
