@@ -11,6 +11,7 @@ import posix
 from _struct import pack
 
 from pyruntime.kernel.libc import NR, syscall
+from pyruntime.kernel.paths import RESOLVE_IN_ROOT, openat2
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
@@ -44,6 +45,8 @@ MOUNT_ATTR_STRICTATIME = 0x00000020
 MOUNT_ATTR_NODIRATIME = 0x00000080
 MOUNT_ATTR_IDMAP = 0x00100000
 MOUNT_ATTR_NOSYMFOLLOW = 0x00200000
+
+FSCONFIG_VALUE_MAX = 255  # bytes, fs/fsopen.c
 
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2
@@ -176,6 +179,29 @@ def umount(path: bytes, flags: int = MNT_DETACH) -> None:
 def mount(source: bytes | None, target: bytes, kind: bytes | None, flags: int, data: bytes | None = None) -> None:
     """mount(2), for what the descriptor API cannot do."""
     syscall(_MOUNT, source, target, kind, flags, data)
+
+
+def mount_over(
+    target: int, kind: bytes, options: list[tuple[bytes, bytes | None]], source: bytes | None, attributes: int = 0
+) -> int:
+    """As `new_filesystem` and `attach` in one, by mount(2): returns what is then mounted on `target`.
+
+    fsconfig(2) takes at most 255 bytes of a value, and the layers of an overlay are longer; mount(2) takes a page.
+    """
+    words = [name if value is None else name + b"=" + value for name, value in options if name not in (b"ro", b"rw")]
+    flags = MS_RDONLY if (b"ro", None) in options else 0
+    here = posix.open(b".", posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
+    try:
+        posix.fchdir(target)
+        mount(source or kind, b".", kind, flags, b",".join(words))
+    finally:
+        posix.fchdir(here)
+        posix.close(here)
+    # `..` of a root is the root again, with what is mounted on it.
+    tree = openat2(target, b"..", posix.O_PATH | posix.O_DIRECTORY, RESOLVE_IN_ROOT)
+    if attributes:
+        set_attributes(tree, attributes)
+    return tree
 
 
 def pivot_root() -> None:

@@ -108,6 +108,12 @@ class _MountStep(Step):
         for propagation, recursive in options.propagation:
             m.set_attributes(tree, propagation=propagation, recursive=recursive)
 
+    def _close(self, place: Place, tree: int) -> None:
+        """Let go of a mount that is in place. One on `/` is the rootfs from now on."""
+        if self.destination == b"/":
+            posix.dup2(tree, place.rootfs, False)
+        posix.close(tree)
+
 
 class Bind(_MountStep):
     """Attach an opened source to its destination in the rootfs."""
@@ -139,7 +145,7 @@ class Bind(_MountStep):
         m.attach(tree, target)
         posix.close(target)
         self._finish(tree)
-        posix.close(tree)
+        self._close(place, tree)
 
     def _copy_symlink(self, root: int, tree: int) -> None:
         """crun's copy-symlink: the link itself appears in the container, as a link."""
@@ -182,15 +188,18 @@ class Filesystem(_MountStep):
         readonly = m.MOUNT_ATTR_RDONLY if options.copy_up else 0
         if readonly:
             data = [pair for pair in data if pair[0] != b"ro"]
-        tree = m.new_filesystem(self.kind, data, self.source, options.add & ~readonly)
-        if options.copy_up:
-            copyup.copy_tree(target, tree)
-            if options.add & readonly:
-                m.set_attributes(tree, readonly)
-        m.attach(tree, target)
+        if any(value is not None and len(value) > m.FSCONFIG_VALUE_MAX for _, value in data):
+            tree = m.mount_over(target, self.kind, data, self.source, options.add)
+        else:
+            tree = m.new_filesystem(self.kind, data, self.source, options.add & ~readonly)
+            if options.copy_up:
+                copyup.copy_tree(target, tree)
+                if options.add & readonly:
+                    m.set_attributes(tree, readonly)
+            m.attach(tree, target)
         posix.close(target)
         self._finish(tree)
-        posix.close(tree)
+        self._close(place, tree)
 
 
 class Remount(_MountStep):
