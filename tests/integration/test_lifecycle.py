@@ -73,6 +73,11 @@ def test_delete_of_a_created_container(container: Make) -> None:
     assert not one.leaks()
 
 
+def nothing_left(one: Container) -> Callable[[], bool]:
+    """A condition to wait for."""
+    return lambda: not one.leaks()
+
+
 def ended(pid: int) -> bool:
     """Whether the process is gone, or a zombie that its new parent has not looked at yet."""
     try:
@@ -230,7 +235,7 @@ def test_killed_create_leaves_what_delete_can_remove(container: Make) -> None:
         process.communicate()
         assert one.runtime("list").status == 0
         assert one.runtime("delete", "--force", one.id).status == 0
-        wait_for(lambda one=one: not one.leaks(), f"nothing to be left of a create killed after {delay} s")
+        wait_for(nothing_left(one), f"nothing to be left of a create killed after {delay} s")
 
 
 def test_twenty_at_once_and_one_winner_for_an_id(container: Make) -> None:
