@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import os
 import stat
-from errno import ELOOP, ENODATA, ENOTDIR, ENOTSUP
+from errno import ELOOP, ENODATA, ENOENT, ENOTDIR, ENOTSUP
 
 from pyruntime.image.attributes import ACL_DEFAULT
 from pyruntime.image.documents import ImageError
 from pyruntime.image.limits import Limits
 from pyruntime.image.lower import Lower, Merged, copy_attributes, copy_up, is_opaque, is_whiteout
 from pyruntime.image.tar import Entry
-from pyruntime.image.tree import Directory, Tree
+from pyruntime.image.tree import NOWHERE, Directory, Tree
 
 _READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINKS = 40
@@ -68,10 +68,10 @@ class LayerTree(Tree):
             if stat.S_ISDIR(status.st_mode):
                 self._hide_below(parent.fd, name)
 
-    def describe(self, directory: Directory, path: bytes, entry: Entry, new: bool = False) -> None:
+    def describe(self, directory: Directory, entry: Entry, new: bool = False) -> None:
         """Give a directory what its entry says."""
         self._described.add(directory.inode)
-        super().describe(directory, path, entry, new)
+        super().describe(directory, entry, new)
 
     def replace(self, parent: Directory, name: bytes) -> None:
         """Remove what has `name` now."""
@@ -80,13 +80,21 @@ class LayerTree(Tree):
 
     def whiteout(self, parent: bytes, name: bytes) -> None:
         """Make overlayfs's whiteout, or an opaque directory where this layer has a directory of that name already."""
-        try:
-            here = self._walk(parent, create=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return  # neither this layer nor one below has the directory
+        here = self._find(parent)
+        if here is None:
+            return
         self.depends = True
         if here.lower is not None and here.lower.child(name) is not None:
             self._whiteout_in(here.fd, name)
+
+    def _find(self, path: bytes) -> _Here | None:
+        """The directory at `path`, if this layer or one below has it."""
+        try:
+            return self._walk(path, create=False)
+        except OSError as error:
+            if error.errno not in NOWHERE:
+                raise
+            return None
 
     def _whiteout_in(self, directory: int, name: bytes) -> None:
         try:
@@ -103,9 +111,8 @@ class LayerTree(Tree):
 
     def opaque(self, parent: bytes) -> None:
         """Hide all that the layers below have in the directory."""
-        try:
-            here = self._walk(parent, create=False)
-        except (FileNotFoundError, NotADirectoryError):
+        here = self._find(parent)
+        if here is None:
             return
         if here.parts:
             self._make_opaque(here.fd)
@@ -157,10 +164,10 @@ class LayerTree(Tree):
 
     # Directories without an entry
 
-    def make_parents(self, path: bytes) -> tuple[int, bytes]:
+    def make_parents(self, path: bytes) -> int:
         """Make the directories of `path` as the layers below have them."""
-        here = self._walk(path, create=True)
-        return os.dup(here.fd), b"/".join(here.parts)
+        here = self._walk(path, create=True)  # it closes its descriptor when nobody holds it
+        return os.dup(here.fd)
 
     def link_source(self, path: bytes, name: bytes) -> Directory:
         """The directory of this layer with the target of a hard link, which is copied up if it lies below."""
@@ -219,7 +226,7 @@ class LayerTree(Tree):
         if not is_whiteout(status):
             raise OSError(ENOTDIR, os.strerror(ENOTDIR))
         if not create:
-            raise FileNotFoundError(part)
+            raise OSError(ENOENT, os.strerror(ENOENT))
         os.unlink(part, dir_fd=here.fd)
         os.mkdir(part, 0o755, dir_fd=here.fd)
         self._hide_below(here.fd, part)
@@ -231,7 +238,7 @@ class LayerTree(Tree):
         found = None if here.lower is None else here.lower.child(part)
         if found is None:
             if not create:
-                raise FileNotFoundError(part)
+                raise OSError(ENOENT, os.strerror(ENOENT))
             os.mkdir(part, 0o755, dir_fd=here.fd)
             here.enter(os.open(part, _READ_DIRECTORY, dir_fd=here.fd), None, part)
             return None
@@ -242,8 +249,7 @@ class LayerTree(Tree):
         os.mkdir(part, 0o700, dir_fd=here.fd)
         here.enter(os.open(part, _READ_DIRECTORY, dir_fd=here.fd), found.merged, part)
         copy_attributes(found.merged.layers[0], here.fd)
-        path = b"/".join(here.parts)
-        self._keep(path, os.dup(here.fd), path).setgid = False
+        self._keep(b"/".join(here.parts), os.dup(here.fd), new=True).setgid = False
         self._put_off(here.fd)
         return None
 

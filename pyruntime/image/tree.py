@@ -37,6 +37,9 @@ _OPEN_DIRECTORY = _READ_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_DIRECTORIES = 64
 
+NOWHERE = (ENOENT, ENOTDIR, ELOOP)
+"""What the kernel says of a path that leads to no directory."""
+
 WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"
 _WHITEOUT_META = b".wh..wh."
@@ -47,10 +50,11 @@ _SPECIAL = {CHARACTER: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK, FIFO: stat.S_IF
 class Directory:
     """An open directory that entries are being put into; closed when nobody holds it any more."""
 
-    __slots__ = ("fd", "inode", "setgid")
+    __slots__ = ("fd", "inode", "path", "setgid")
 
-    def __init__(self, fd: int, status: os.stat_result) -> None:
+    def __init__(self, fd: int, status: os.stat_result, path: bytes = b"") -> None:
         self.fd = fd
+        self.path = path
         self.inode = status.st_ino
         self.setgid = bool(status.st_mode & stat.S_ISGID)
 
@@ -102,6 +106,7 @@ class Tree:
         self.owners_left_out = 0
         self.root_described = False
         self._mapped = mapped
+        self._top = os.readlink(b"/proc/self/fd/%d" % root)
         self._uid = os.geteuid()
         self._gid = os.getegid()
         self._open: dict[bytes, Directory] = {}
@@ -123,11 +128,11 @@ class Tree:
         """Hide everything that the layers below have in the directory."""
         raise NotImplementedError
 
-    def make_parents(self, path: bytes) -> tuple[int, bytes]:
-        """Make a directory that an entry needs and no entry described: (descriptor that can be read, its path)."""
+    def make_parents(self, path: bytes) -> int:
+        """Make a directory that an entry needs and no entry described. Returns a descriptor that can be read."""
         made = make_in_root(self.root, path, directory=True)
         try:
-            return os.open(f"/proc/self/fd/{made}", _READ_DIRECTORY | os.O_CLOEXEC), path
+            return os.open(f"/proc/self/fd/{made}", _READ_DIRECTORY | os.O_CLOEXEC)
         finally:
             os.close(made)
 
@@ -145,16 +150,20 @@ class Tree:
         try:
             return self._keep(path, open_in_root(self.root, path, _READ_DIRECTORY))
         except (FileNotFoundError, NotADirectoryError):
-            fd, real = self.make_parents(path)
-            return self._keep(path, fd, real)
+            return self._keep(path, self.make_parents(path), new=True)
 
-    def _keep(self, path: bytes, fd: int, new: bytes | None = None) -> Directory:
-        """Hold the directory open under `path`. One that was just made has the path `new`."""
+    def _keep(self, path: bytes, fd: int, new: bool = False) -> Directory:
+        """Hold a directory open for further entries with names in `path`."""
         status = os.fstat(fd)
-        directory = Directory(fd, status)
-        if new is not None or directory.inode not in self._later:
+        # `path` may lead through a link that a later entry replaces, or that is in a layer below only.
+        try:
+            real = os.readlink(b"/proc/self/fd/%d" % fd)[len(self._top) + 1 :]
+        except OSError:  # deeper than PATH_MAX
+            real = path
+        directory = Directory(fd, status, real)
+        if new or directory.inode not in self._later:
             # Putting files into it is no change of it: only an entry of its own may change its times.
-            self._later[directory.inode] = _Later(new or path, status.st_mtime_ns, None, None)
+            self._later[directory.inode] = _Later(directory.path, status.st_mtime_ns, None, None)
         if len(self._open) >= _OPEN_DIRECTORIES:
             del self._open[next(iter(self._open))]
         self._open[path] = directory
@@ -171,7 +180,9 @@ class Tree:
             return found
         try:
             return self._keep(path, open_in_root(self.root, path, _READ_DIRECTORY))
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
+            if error.errno not in NOWHERE:
+                raise
             return None
 
     def replace(self, parent: Directory, name: bytes) -> None:
@@ -212,7 +223,7 @@ class Tree:
         if not name:
             if entry.kind != DIRECTORY:
                 raise ImageError("the root of the image is not a directory")
-            self.describe(self.directory(b""), b"", entry)
+            self.describe(self.directory(b""), entry)
             self.root_described = True
             return
         kind = entry.kind
@@ -308,10 +319,10 @@ class Tree:
         full = path + b"/" + name if path else name
         directory = self._open.get(full)
         if directory is None or new:
-            directory = self._keep(full, os.open(name, _OPEN_DIRECTORY, dir_fd=parent.fd), full if new else None)
-        self.describe(directory, full, entry, new)
+            directory = self._keep(full, os.open(name, _OPEN_DIRECTORY, dir_fd=parent.fd), new)
+        self.describe(directory, entry, new)
 
-    def describe(self, directory: Directory, path: bytes, entry: Entry, new: bool = False) -> None:
+    def describe(self, directory: Directory, entry: Entry, new: bool = False) -> None:
         """Give a directory what its entry says."""
         fd = directory.fd
         if not new:
@@ -325,7 +336,7 @@ class Tree:
         if entry.xattrs is not None:
             acl = entry.xattrs.pop(ACL_DEFAULT, None)
             self.attributes.apply(fd, entry.xattrs)
-        self._later[directory.inode] = _Later(path, entry.mtime, later, acl)
+        self._later[directory.inode] = _Later(directory.path, entry.mtime, later, acl)
 
     def _symlink(self, parent: Directory, name: bytes, entry: Entry) -> None:
         if not entry.link:
@@ -394,7 +405,7 @@ class Tree:
             try:
                 fd = open_in_root(self.root, later.path, _READ_DIRECTORY)
             except OSError as error:
-                if error.errno not in (ENOENT, ENOTDIR, ELOOP):
+                if error.errno not in NOWHERE:
                     raise
                 continue  # a later entry removed it
             try:

@@ -176,6 +176,7 @@ def test_a_wrong_digest_explains_a_broken_archive() -> None:
         stream.next_chunk()
         assert "digest the manifest gives" in str(stream.explain(ImageError("a tar header is wrong")))
     blob = Blob(gzip.compress(DATA))
-    with LayerStream(blob, "sha256:" + "0" * 64, Limits(), lambda count: None) as stream:
+    diff_id = "sha256:" + hashlib.sha256(DATA).hexdigest()
+    with LayerStream(blob, diff_id, Limits(), lambda count: None) as stream:
         stream.next_chunk()
         assert str(stream.explain(ImageError("a tar header is wrong"))) == "a tar header is wrong"
