@@ -42,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
         "--upstream", type=Path, metavar="DIR", help="also run the validation programs of this runtime-tools checkout"
     )
     made.add_argument(
+        "--upstream-only", action="store_true", help="with --upstream: leave the cases of the suite itself out"
+    )
+    made.add_argument(
         "--faults", metavar="COMMAND", help="instead: prove that the suite catches broken runtimes made of this one"
     )
     made.add_argument("--list", action="store_true", help="list the cases and the requirements they show, and stop")
@@ -69,13 +72,17 @@ def main() -> int:
         if not chosen:
             print("name at least one runtime with --runtime", file=sys.stderr)
             return 2
-        founds = [session.run(one, options.jobs, options.id, options.keyword, options.quiet) for one in chosen]
+        # No id begins with a space: with --upstream-only no case is collected.
+        ids = [" "] if options.upstream_only else options.id
+        founds = [session.run(one, options.jobs, ids, options.keyword, options.quiet) for one in chosen]
         upstream: list[dict[str, Any]] = []
         if options.upstream:
             from conformance.upstream import programs
 
-            for one in chosen:
-                upstream += programs.run_all(options.upstream, one.name, one.command, options.quiet)
+            for one, found in zip(chosen, founds, strict=True):
+                upstream += programs.run_all(options.upstream, one.name, one.command, found.layout, options.quiet)
+        if options.cgroups == "all":
+            session.give_back()
     except (RuntimeError, OSError) as error:
         print(f"the suite could not be run: {error}", file=sys.stderr)
         return 2

@@ -42,6 +42,28 @@ def apply(layout: str) -> None:
 
 
 def unused_controllers() -> list[str]:
-    """Controllers of the kernel that belong to no v1 hierarchy (column 2 of /proc/cgroups is 0)."""
+    """Controllers of the kernel that no visible mount has. A hierarchy may exist all the same: the kernel keeps one whose
+    cgroups were still dying when it was unmounted, and a new mount joins it."""
+    mounted = {word for one in process.mounts_of() if one.type == "cgroup" for word in one.super_options}
     rows = [line.split() for line in Path("/proc/cgroups").read_text().splitlines()[1:]]
-    return [name for name, hierarchy, _, enabled in rows if hierarchy == "0" and enabled == "1"]
+    return [name for name, _, _, enabled in rows if enabled == "1" and name not in mounted]
+
+
+def forget() -> None:
+    """Mount and unmount the hierarchies nobody has mounted any more, which makes the kernel give their controllers back."""
+    rows = [line.split() for line in Path("/proc/cgroups").read_text().splitlines()[1:]]
+    unused = set(unused_controllers())
+    place = Path(tempfile.mkdtemp(prefix="conformance-cgroup-"))
+    for name in (name for name, hierarchy, _, _ in rows if name in unused and hierarchy != "0"):
+        with contextlib.suppress(OSError):
+            process.mount("cgroup", place, "cgroup", data=name)
+            for folder in sorted(place.glob("**/"), reverse=True):
+                if folder != place:
+                    folder.rmdir()
+            process.umount(place)
+    place.rmdir()
+
+
+if __name__ == "__main__":
+    process.isolate(adopt=False)
+    forget()

@@ -38,15 +38,16 @@ def umount(target: str | Path) -> None:
     check(libc.umount2(os.fsencode(target), MNT_DETACH), f"umount {target}")
 
 
-def isolate() -> None:
+def isolate(adopt: bool = True, network: bool = True) -> None:
     """Prepare the process that runs cases.
 
     A mount and a network namespace of its own, so that no mount and no interface of a case or of a runtime reaches the
     host, even if the case is killed; what the cases call the host is this namespace. And it adopts orphans, so that it is the parent of every container and can wait for it as a container engine would.
     """
-    check(libc.unshare(CLONE_NEWNS | CLONE_NEWNET), "unshare the mount and network namespaces")
+    check(libc.unshare(CLONE_NEWNS | (CLONE_NEWNET if network else 0)), "unshare the mount and network namespaces")
     mount("none", "/", flags=MS_REC | MS_PRIVATE)
-    check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "become a subreaper")
+    if adopt:
+        check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "become a subreaper")
 
 
 def wait(pid: int, seconds: float) -> int | None:

@@ -148,6 +148,12 @@ def find_layout(chosen: Chosen, folder: str) -> tuple[str, list[str]]:
     return "as-is", [f"cannot make a container here: {reasons[0]}"]
 
 
+def give_back() -> None:
+    """Undo what the layout `all` did to the kernel's hierarchies; in a process of its own, as that needs a mount namespace."""
+    environment = dict(os.environ) | {"PYTHONPATH": str(HERE.parent)}
+    subprocess.run([sys.executable, "-m", "conformance.layout"], env=environment, check=False)
+
+
 def progress(name: str, done: int, seconds: float) -> None:
     """One line that is written over and over."""
     print(f"\r{name}: {done} cases, {seconds:.0f} s", end="", file=sys.stderr, flush=True)
