@@ -15,9 +15,9 @@ from typing import Any
 from pyruntime.image import documents
 from pyruntime.image.documents import Descriptor, ImageError, text
 from pyruntime.image.limits import Limits
+from pyruntime.image.names import split
 from pyruntime.image.stream import CHUNK, decompress, verify_blob
 from pyruntime.image.tar import HARD_LINK, REGULAR, SYMLINK, Archive, Reader, padding
-from pyruntime.image.tree import split
 
 
 class FileBlob:

@@ -16,7 +16,8 @@ from errno import EINVAL, ELOOP, ENOENT, ENOTDIR
 
 from pyruntime.image.attributes import ACL_DEFAULT, Attributes
 from pyruntime.image.documents import ImageError, text
-from pyruntime.image.limits import LimitError, Limits
+from pyruntime.image.limits import LimitError
+from pyruntime.image.names import split
 from pyruntime.image.removal import remove
 from pyruntime.image.tar import (
     BLOCK_DEVICE,
@@ -72,25 +73,6 @@ class _Later:
         self.mtime = mtime
         self.mode = mode
         self.acl = acl
-
-
-def split(name: bytes, depth: int = Limits.DEPTH) -> tuple[bytes, bytes]:
-    """(parent, last component) of a name in an archive, relative to the root; the root itself is (b"", b"").
-
-    Absolute names are taken as relative to the root of the image, as every engine does. `..` is refused: no builder
-    writes it. Raises ImageError.
-    """
-    parts = name.split(b"/")
-    if b"" in parts or b"." in parts:
-        parts = [part for part in parts if part not in (b"", b".")]
-    if b".." in parts:
-        raise ImageError("its name contains `..`")
-    if len(parts) > depth:
-        raise ImageError(f"its name has more than {depth} components")
-    if not parts:
-        return b"", b""
-    last = parts.pop()
-    return b"/".join(parts), last
 
 
 class Tree:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pyruntime.image.choose import Image, Layer
 from pyruntime.image.documents import ImageError
 from pyruntime.image.limits import Limits
+from pyruntime.image.names import split
 from pyruntime.image.progress import Progress, warn
 from pyruntime.image.stream import LayerStream
 from pyruntime.image.tar import REGULAR, Archive, Reader, padding
-from pyruntime.image.tree import Tree, split
+from pyruntime.image.tree import Tree
 
 
 def apply_layer(tree: Tree, layer: Layer, where: str, limits: Limits, progress: Progress) -> None:
