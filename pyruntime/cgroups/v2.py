@@ -143,17 +143,22 @@ class V2(Manager):
         if not set(wanted) <= set(cgroupfs.read(None, path + "/cgroup.controllers").split()):
             current = self.mount
             for name in path[len(self.mount) :].strip("/").split("/"):
-                self._enable_in(current + "/cgroup.subtree_control", wanted)
+                self._enable_in(current, wanted)
                 current += "/" + name
         if cgroupfs.read(None, path + "/cgroup.type") != b"domain\n":
             self._threaded(path, made)
 
-    def _enable_in(self, file: str, wanted: list[bytes]) -> None:
+    def _enable_in(self, directory: str, wanted: list[bytes]) -> None:
+        file = directory + "/cgroup.subtree_control"
         try:
             cgroupfs.write(None, file, b" ".join(b"+" + name for name in wanted))
-        except OSError:
-            # One that is refused (cpu while realtime processes live outside of the root, anything where the cgroup
-            # has processes of its own) takes the whole write with it: the others one by one.
+        except OSError as error:
+            if error.errno == EBUSY and cgroupfs.processes(directory, recursive=False):
+                # A cgroup with processes of its own hands nothing on. Some controllers could be enabled one by one, but
+                # that would turn it, which is not ours, into the head of threaded cgroups for good.
+                return
+            # One that is refused (cpu while realtime processes live outside of the root, what a rootless cgroup was
+            # not given) takes the whole write with it: the others one by one.
             for name in wanted:
                 try:
                     cgroupfs.write(None, file, b"+" + name)
@@ -261,8 +266,8 @@ class V2(Manager):
                 )
                 return f"the {controller} controller is not there: {where}"
             if name not in cgroupfs.read(None, current + "/cgroup.subtree_control").split() and part:
-                busy = bool(cgroupfs.read(None, current + "/cgroup.procs")) and current != self.mount
-                why = f": it has processes of its own, which excludes that ({EBUSY})" if busy else ""
+                busy = current != self.mount and cgroupfs.processes(current, recursive=False)
+                why = ": it has processes of its own, which excludes that" if busy else ""
                 return f"the {controller} controller is not enabled in {current}/cgroup.subtree_control{why}"
             current += "/" + part
         return f"the {controller} controller is not there"

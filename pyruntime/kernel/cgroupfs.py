@@ -171,7 +171,7 @@ def processes(path: str, recursive: bool = True) -> list[int]:
                 raise
             data = _thread_groups(directory)
         pids += [int(line) for line in data.split()]
-    return pids
+    return list(dict.fromkeys(pids))  # the head of threaded cgroups lists the processes of those below as well
 
 
 def _thread_groups(directory: str) -> bytes:

@@ -90,6 +90,8 @@ class Place:
             cgroupfs.remove(directory)
         for mount, _ in self.host.mounts.values():
             cgroupfs.remove(f"{mount}{PARENT}")
+        if self.host.unified and NATIVE.unified:
+            return  # the controllers are everybody's
         for name in set(self._enabled()) - set(self.enabled):
             Path(self.host.mounts[""][0], "cgroup.subtree_control").write_text("-" + name)
 
@@ -111,3 +113,13 @@ def read(one: Manager, controller: str, v1: str, v2: str = "") -> str:
 def places(pid: int) -> dict[str, str]:
     lines = Path(f"/proc/{pid}/cgroup").read_text().strip().split("\n")
     return {line.split(":", 2)[1]: line.split(":", 2)[2] for line in lines}
+
+
+def opens(one: Manager, place: Place, path: str, flags: int) -> bool:
+    """Whether a process in the cgroup can open `path`."""
+
+    def attempt() -> None:
+        one.add(os.getpid())
+        os.close(os.open(path, flags))
+
+    return place.wait(place.run(attempt)) == 0

@@ -6,22 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
-from support.cgroups import Place, on_v1, read
+from support.cgroups import Place, on_v1, opens, read
 
 from pyruntime.cgroups import devices_bpf
-from pyruntime.cgroups.manager import Manager
 
 # Devices
 
 DENY = {"allow": False, "access": "rwm"}
-
-
-def opens(one: Manager, place: Place, path: str, flags: int) -> bool:
-    def attempt() -> None:
-        one.add(os.getpid())
-        os.close(os.open(path, flags))
-
-    return place.wait(place.run(attempt)) == 0
 
 
 def test_device_rules(place: Place) -> None:

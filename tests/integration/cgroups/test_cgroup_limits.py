@@ -338,6 +338,7 @@ def test_a_cgroup_with_processes_hands_no_controller_on(place: Place) -> None:
     if not names:
         pytest.skip("needs controllers on cgroup v2")
     one.add(place.run())
+    before = read(one, "", "", "cgroup.type")
     wanted = {"memory.max": "max", "hugetlb.2MB.max": "max"}
     inner = place.plan({"unified": {k: v for k, v in wanted.items() if k.split(".")[0] in names}}, sub="/inner")
     inner.create()
@@ -345,6 +346,7 @@ def test_a_cgroup_with_processes_hands_no_controller_on(place: Place) -> None:
         RuntimeFailure, match=r"controller is not enabled in .*/cgroup.subtree_control: it has processes"
     ):
         inner.apply()
+    assert read(one, "", "", "cgroup.type") == before, "the cgroup above is not ours to change"
 
 
 def test_below_a_threaded_cgroup(place: Place) -> None:
