@@ -383,8 +383,11 @@ def test_stats(native: Place) -> None:
         time.sleep(60)
 
     native.run(work)
-    time.sleep(0.5)
     data = one.stats()
+    deadline = time.monotonic() + 20
+    while data["cpu"]["usage"].get("total", 0) < 100_000_000 and time.monotonic() < deadline:
+        time.sleep(0.05)
+        data = one.stats()
     assert data["cpu"]["usage"]["total"] > 50_000_000
     assert data["memory"]["usage"]["limit"] == 1 << 26
     assert 0 < data["memory"]["usage"]["usage"] < 1 << 26
