@@ -27,6 +27,7 @@ BY_COMMAND = 1  # the program cannot be run: a reason of plan/command.py
 BY_US = 2  # a bug of ours: the name of the exception
 
 STDERR = 2
+DETAIL = 1000  # bytes, at most, that come out of the container
 EXIT_FAILURE = 1
 
 # Events that mean that code or a library is about to be loaded by name. See the audit events table of Python.
@@ -94,7 +95,9 @@ def _report(place: Place, number: int, kind: int, errno: int, detail: bytes, pro
     """Tell the runtime which step failed; it knows the words. After `start` only the container's stderr is left."""
     try:
         if place.channel is not None:
-            place.channel.send(FAILED + pack("iii", number, kind, errno) + detail[:200])
+            place.channel.send(FAILED + pack("iii", number, kind, errno) + detail[:DETAIL])
+        elif place.result >= 0 and detail:
+            posix.write(place.result, detail)  # to `start`, which waits for it
         else:
             reason = _LATE.get(errno, b"failed")
             posix.write(STDERR, b"exec " + program[:200] + b": " + reason + b"\n")

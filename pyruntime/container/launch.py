@@ -70,6 +70,9 @@ class Launch(Child):
                 posix.mkdir(notify_directory(directory), 0o755)
             if gated:
                 posix.mkfifo(f"{directory}/{store.START}", 0o600)
+                if self.record.data["startHooks"]:
+                    posix.mkfifo(f"{directory}/{store.RESULT}", 0o600)
+                    self.place.result = posix.open(f"{directory}/{store.RESULT}", posix.O_RDWR | posix.O_CLOEXEC)
                 self.place.gate = posix.open(f"{directory}/{store.START}", posix.O_RDWR | posix.O_CLOEXEC)
             for step in self.plan.host:
                 self._host(step)
@@ -158,6 +161,7 @@ class Launch(Child):
             "namespaces": [entry["type"] for entry in linux.get("namespaces") or []],
             "privatePid": bool(self.plan.namespaces.new & p.CLONE_NEWPID),
             "hooks": {kind: hook_lists[kind] for kind in ("poststart", "poststop") if hook_lists.get(kind)},
+            "startHooks": bool(hook_lists.get("startContainer")),
             "hasProcess": self.spec.get("process") is not None,
             "notify": self.notify,
             "cgroup": self.cgroup.save(),

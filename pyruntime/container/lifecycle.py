@@ -119,7 +119,10 @@ def start(context: Context, container_id: str) -> None:
         if not record.data["hasProcess"]:
             raise RuntimeFailure("cannot start a container without a process: config.json had none")
         proxy = _notify_proxy(record)
+        result = _result_of_hooks(record)
         _open_gate(record)
+        if result is not None and (failure := _read_all(result)):
+            raise RuntimeFailure(failure.decode("utf-8", "replace"))
         _poststart(record, pid)
         if proxy is not None:
             proxy.forward(pid)
@@ -135,6 +138,23 @@ def _notify_proxy(record: store.Record) -> Proxy | None:
     from pyruntime.container.notify_socket import Proxy
 
     return Proxy(record.directory, host)
+
+
+def _result_of_hooks(record: store.Record) -> int | None:
+    """Where the init reports a failed startContainer hook, opened before it can have failed."""
+    if not record.data["startHooks"]:
+        return None
+    return posix.open(f"{record.directory}/{store.RESULT}", posix.O_RDONLY | posix.O_NONBLOCK | posix.O_CLOEXEC)
+
+
+def _read_all(descriptor: int) -> bytes:
+    """What was written; the writer has closed it, by execve or by its end."""
+    try:
+        return posix.read(descriptor, 4096)
+    except BlockingIOError:
+        return b""
+    finally:
+        posix.close(descriptor)
 
 
 def _open_gate(record: store.Record) -> None:

@@ -3,6 +3,7 @@
     <root>/<id>/state.json    written to a temporary file and renamed, so it is always whole
     <root>/<id>/config.json   the configuration as it was at create; later edits in the bundle have no effect
     <root>/<id>/start         the FIFO that the init waits on
+    <root>/<id>/result        a FIFO by which a failed startContainer hook reaches `start`, where there are such hooks
 
 The status is not stored but found out: from the process (its pid and its start time, so that a reused pid never
 counts), from the FIFO (it has a reader as long as the program has not been executed) and from the freezer.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 STATE = "state.json"
 CONFIG = "config.json"
 START = "start"
+RESULT = "result"
 
 CREATING, CREATED, RUNNING, PAUSED, STOPPED = "creating", "created", "running", "paused", "stopped"
 

@@ -271,7 +271,7 @@ class CloseDescriptors(Step):
     def apply(self, place: Place) -> None:
         assert place.channel is not None
         first = 3 + self.passed
-        kept = [place.channel.fileno(), place.gate, place.console, self.extra]
+        kept = [place.channel.fileno(), place.gate, place.result, place.console, self.extra]
         kept.sort()
         for descriptor in kept:
             if descriptor >= first:

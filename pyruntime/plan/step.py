@@ -25,13 +25,14 @@ class Place:
     One object for the runtime and (copied by the clone) the init; -1 means "not there (yet)".
     """
 
-    __slots__ = ("channel", "console", "gate", "proc", "rootfs", "sources")
+    __slots__ = ("channel", "console", "gate", "proc", "result", "rootfs", "sources")
 
     def __init__(self) -> None:
         self.rootfs = -1  # the container's root directory: a detached mount, later attached
         self.proc = -1  # a private procfs that the container never sees (fsmount), for every access to /proc
         self.console = -1  # master side of the container's terminal
         self.gate = -1  # what the init waits on for `start`: a FIFO, or -1 to wait on the channel
+        self.result = -1  # where a failed startContainer hook is reported to `start`: a FIFO, only if there are such hooks
         self.channel: socket | None = None  # to the runtime process (in the init), to the init (in the runtime)
         self.sources: dict[int, int] = {}  # index of a mount in the spec -> detached mount (open_tree) of its source
 

@@ -182,3 +182,16 @@ def test_hook_that_leaves_a_daemon_behind(container: Make) -> None:
     begun = time.monotonic()
     one.run().ok()
     assert time.monotonic() - begun < 4
+
+
+def test_failing_start_container_hook_fails_start(container: Make, tmp_path: Path) -> None:
+    later, stopped = tmp_path / "later", tmp_path / "stopped"
+    failing = [hook("echo because >&2; exit 4"), hook(f"touch {later}")]
+    one = container(["sh", "-c", "touch /ran"], hooks(startContainer=failing, poststop=[hook(f"touch {stopped}")]))
+    one.create().ok()
+    result = one.start()
+    assert result.status == 1 and "error running startContainer hook" in result.stderr and "because" in result.stderr
+    one.wait("stopped")
+    assert not (one.bundle.rootfs / "ran").exists() and not later.exists()
+    one.delete().ok()
+    assert stopped.exists()
