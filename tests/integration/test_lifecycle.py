@@ -6,6 +6,7 @@ import concurrent.futures
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -228,11 +229,12 @@ def test_killed_create_leaves_what_delete_can_remove(container: Make) -> None:
     container(SLEEP).run("--detach").ok()  # so that there is something to list
     for delay in (0.004, 0.008, 0.012, 0.016, 0.02, 0.025, 0.03, 0.04):
         one = container(SLEEP)
-        process = one.runtime.popen("create", "--bundle", str(one.bundle.path), one.id)
+        # No pipes: an init that outlives its runtime would keep them open.
+        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = one.runtime.popen("create", "--bundle", str(one.bundle.path), one.id, **streams)
         time.sleep(delay)
         process.kill()
         process.wait()
-        process.communicate()
         assert one.runtime("list").status == 0
         assert one.runtime("delete", "--force", one.id).status == 0
         wait_for(nothing_left(one), f"nothing to be left of a create killed after {delay} s")
