@@ -1,0 +1,38 @@
+"""Fixtures of the tests with real engines. Each engine lives in a directory of its own and is stopped at the end.
+
+With `--runtime pyruntime --runtime runc --runtime crun` each test runs once per runtime, under the same daemon.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from engines.engine import make_archive
+from support.runtime import LAUNCHER, find
+
+
+@pytest.fixture(scope="session")
+def engine_directory() -> Iterator[Path]:
+    """A short path, since the engines put Unix sockets below it (108 bytes), on the disk, since overlays need one."""
+    path = Path(tempfile.mkdtemp(prefix="engine-", dir="/var/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def archive(engine_directory: Path) -> Path:
+    directory = engine_directory / "image"
+    directory.mkdir()
+    return make_archive(directory)
+
+
+@pytest.fixture(scope="session")
+def programs(request: pytest.FixtureRequest) -> dict[str, str]:
+    """All runtimes of this session by name, for daemons that have to be told before."""
+    chosen = [find(name) for name in request.config.getoption("--runtime")] or [str(LAUNCHER)]
+    return {Path(program).name: program for program in chosen}
