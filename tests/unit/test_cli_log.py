@@ -249,6 +249,7 @@ def test_standard_error_by_its_path(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_colours_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "_started", time.monotonic())
     master, slave = pty.openpty()
     try:
         monkeypatch.setattr(log, "STDERR", slave)
