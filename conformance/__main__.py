@@ -35,8 +35,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="worker processes (default: one per CPU)")
     made.add_argument(
         "--cgroups", choices=("auto", *layout.LAYOUTS), default="auto",
-        help="view of the cgroup hierarchies; auto hides the cgroup2 mount of a hybrid host from runtimes that refuse it, "
-        "all adds v1 controllers nobody mounted",
+        help="view of the cgroup hierarchies; auto hides the cgroup2 mount of a hybrid host from runtimes that refuse "
+        "it, all adds v1 controllers nobody mounted",
     )  # fmt: skip
     made.add_argument(
         "--upstream", type=Path, metavar="DIR", help="also run the validation programs of this runtime-tools checkout"
@@ -112,9 +112,8 @@ def summary(data: dict[str, Any], quiet: bool) -> None:
     if data["upstream"]:
         for name in dict.fromkeys(one["runtime"] for one in data["upstream"]):
             mine = [one for one in data["upstream"] if one["runtime"] == name]
-            print(
-                f"{name}: {sum(one['verdict'] == 'clean' for one in mine)} of {len(mine)} programs of runtime-tools clean"
-            )
+            clean = sum(one["verdict"] == "clean" for one in mine)
+            print(f"{name}: {clean} of {len(mine)} programs of runtime-tools clean")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from typing import Any
 
 # The applets the scripts of the cases use; one symbolic link each.
 APPLETS = (
-    "[ ash awk basename cat chgrp chmod chown chrt cp cut date dd df dirname echo env expr false find free grep head hexdump "
-    "hostname id ifconfig ionice ip kill ln ls mkdir mkfifo mknod mktemp mount mv nice nproc od ping printf ps pwd readlink "
-    "realpath renice rm rmdir sed seq setsid sh sleep sort stat stty su sync sysctl tail taskset tee test timeout touch tr "
-    "true tty umount uname uniq unshare uptime usleep vi wc whoami xargs"
+    "[ ash awk basename cat chgrp chmod chown chrt cp cut date dd df dirname echo env expr false find free grep head "
+    "hexdump hostname id ifconfig ionice ip kill ln ls mkdir mkfifo mknod mktemp mount mv nice nproc od ping printf ps "
+    "pwd readlink realpath renice rm rmdir sed seq setsid sh sleep sort stat stty su sync sysctl tail taskset tee test "
+    "timeout touch tr true tty umount uname uniq unshare uptime usleep vi wc whoami xargs"
 ).split()
 
 CAPABILITIES = [

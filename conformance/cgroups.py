@@ -95,7 +95,7 @@ def existing(path: str) -> list[Path]:
 
 
 def named_after(word: str) -> set[str]:
-    """Paths of the cgroups right below a mount point whose name holds `word`: where runtimes put things by themselves."""
+    """Paths of the cgroups right below a mount point whose name holds `word`: where runtimes put things."""
     return {
         f"/{folder.name}" for point in mount_points().values() for folder in point.glob(f"*{word}*") if folder.is_dir()
     }

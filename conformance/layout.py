@@ -1,8 +1,9 @@
 """A view of the cgroup hierarchies for the workers alone, in their own mount namespace.
 
 Two reasons to change what a runtime sees of /sys/fs/cgroup, both chosen on the command line and told in the report:
-`no-unified` leaves out the cgroup2 mount of a hybrid host (crun before 1.18 refuses a hybrid host on which cgroup2 holds
-any controller), and `all` adds the v1 controllers the kernel has but nobody mounted, so that their requirements can be seen.
+`no-unified` leaves out the cgroup2 mount of a hybrid host (crun before 1.18 refuses a hybrid host on which cgroup2
+holds any controller), and `all` adds the v1 controllers the kernel has but nobody mounted, so that their requirements
+can be seen.
 """
 
 from __future__ import annotations
@@ -42,15 +43,18 @@ def apply(layout: str) -> None:
 
 
 def unused_controllers() -> list[str]:
-    """Controllers of the kernel that no visible mount has. A hierarchy may exist all the same: the kernel keeps one whose
-    cgroups were still dying when it was unmounted, and a new mount joins it."""
+    """Controllers of the kernel that no visible mount has.
+
+    A hierarchy may exist all the same: the kernel keeps one whose cgroups were still dying when it was unmounted, and a new mount
+    joins it.
+    """
     mounted = {word for one in process.mounts_of() if one.type == "cgroup" for word in one.super_options}
     rows = [line.split() for line in Path("/proc/cgroups").read_text().splitlines()[1:]]
     return [name for name, _, _, enabled in rows if enabled == "1" and name not in mounted]
 
 
 def forget() -> None:
-    """Mount and unmount the hierarchies nobody has mounted any more, which makes the kernel give their controllers back."""
+    """Mount and unmount the hierarchies nobody has mounted any more: the kernel then gives their controllers back."""
     rows = [line.split() for line in Path("/proc/cgroups").read_text().splitlines()[1:]]
     unused = set(unused_controllers())
     place = Path(tempfile.mkdtemp(prefix="conformance-cgroup-"))

@@ -14,7 +14,7 @@ class Skipped(Exception):
 
 
 class Outcome(NamedTuple):
-    """The verdict on one case: `passed`, `failed` or `skipped`, the reason (empty if passed), and the time in seconds."""
+    """The verdict on one case: `passed`, `failed` or `skipped`, the reason (empty if passed), the time in seconds."""
 
     verdict: str
     reason: str

@@ -42,7 +42,8 @@ def isolate(adopt: bool = True, network: bool = True) -> None:
     """Prepare the process that runs cases.
 
     A mount and a network namespace of its own, so that no mount and no interface of a case or of a runtime reaches the
-    host, even if the case is killed; what the cases call the host is this namespace. And it adopts orphans, so that it is the parent of every container and can wait for it as a container engine would.
+    host, even if the case is killed; what the cases call the host is this namespace. And it adopts orphans, so that it
+    is the parent of every container and can wait for it as a container engine would.
     """
     check(libc.unshare(CLONE_NEWNS | (CLONE_NEWNET if network else 0)), "unshare the mount and network namespaces")
     mount("none", "/", flags=MS_REC | MS_PRIVATE)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def run_case(case: Case, name: str, command: str, parent: Path, number: int) -> Outcome:
-    """Run a case on a stage of its own below `parent` and undo the stage. An error of the case itself is a failure too."""
+    """Run a case on a stage of its own below `parent`, undo the stage. An error of the case itself is a failure too."""
     began = time.monotonic()
     stage = open_stage(name, command, parent, number)
     try:

@@ -58,9 +58,10 @@ class Runtime:
     ) -> Result:
         """Run one operation and wait for it.
 
-        The output goes to files, never to pipes: after `create` the container holds the same descriptors, so a pipe would
-        not end with the runtime. They are opened for appending, as the program may open them again through /dev/stdout.
-        `shell` is a shell line such as `umask 077` that runs before the runtime, in the process that becomes it. Raises Failed if the operation does not end in `timeout` seconds.
+        The output goes to files, never to pipes: after `create` the container holds the same descriptors, so a pipe
+        would not end with the runtime. They are opened for appending, as the program may open them again through
+        /dev/stdout. `shell` is a shell line such as `umask 077` that runs before the runtime, in the process that
+        becomes it. Raises Failed if the operation does not end in `timeout` seconds.
         """
         out_path = stdout or self.root.parent / f"{self.root.name}.out"
         err_path = stderr or self.root.parent / f"{self.root.name}.err"

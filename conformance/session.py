@@ -149,7 +149,7 @@ def find_layout(chosen: Chosen, folder: str) -> tuple[str, list[str]]:
 
 
 def give_back() -> None:
-    """Undo what the layout `all` did to the kernel's hierarchies; in a process of its own, as that needs a mount namespace."""
+    """Undo what the layout `all` did to the kernel; in a process of its own, as that needs a mount namespace."""
     environment = dict(os.environ) | {"PYTHONPATH": str(HERE.parent)}
     subprocess.run([sys.executable, "-m", "conformance.layout"], env=environment, check=False)
 

@@ -82,10 +82,10 @@ class Stage:
         self.linux["namespaces"] = [one for one in self.linux["namespaces"] if one["type"] != kind]
 
     def add_user_namespace(self, maps: list[dict[str, int]] | None = None) -> None:
-        """Ask for a user namespace (root is 100000 outside unless `maps` says otherwise) and what it needs to be of use.
+        """Ask for a user namespace (root is 100000 outside unless `maps` says otherwise) and what it needs.
 
-        A network namespace, because sysfs can be mounted only by whoever owns that, and a root filesystem that belongs to
-        the container's root, which is the caller's duty, not the runtime's.
+        A network namespace, because sysfs can be mounted only by whoever owns that, and a root filesystem that belongs
+        to the container's root, which is the caller's duty, not the runtime's.
         """
         maps = maps or [{"containerID": 0, "hostID": 100000, "size": 65536}]
         self.add_namespace("user")
@@ -219,7 +219,7 @@ class Stage:
         return ended
 
     def refused(self, why: str, at_start: bool = False) -> str:
-        """The configuration must be refused, by create (or, for what concerns the program, by start). Returns the message.
+        """The configuration must be refused: by create, or (what concerns the program) by start. Returns the message.
 
         A refusal counts only if it is an exit status; the program must not have run.
         """

@@ -16,11 +16,12 @@ RESCTRL = Path("/sys/fs/resctrl")
 
 def a_disk() -> tuple[int, int]:
     """Device numbers of a whole disk of this host that has a driver."""
-    for path in sorted(Path("/sys/block").iterdir()):
-        if not path.name.startswith(("loop", "ram", "zram", "dm-", "md", "sr")):
-            major, minor = (path / "dev").read_text().split(":")
-            return int(major), int(minor)
-    skip("this host has no disk")
+    unlike = ("loop", "ram", "zram", "dm-", "md", "sr")
+    disks = sorted(path for path in Path("/sys/block").iterdir() if not path.name.startswith(unlike))
+    if not disks:
+        skip("this host has no disk")
+    major, minor = (disks[0] / "dev").read_text().split(":")
+    return int(major), int(minor)
 
 
 def io_folder(stage: Stage) -> Path:
@@ -30,10 +31,10 @@ def io_folder(stage: Stage) -> Path:
 
 def first_file(folder: Path, *names: str) -> Path:
     """The first of the files that this kernel has; the case is skipped if it has none."""
-    for name in names:
-        if (folder / name).exists():
-            return folder / name
-    skip(f"this kernel offers no {' or '.join(names)}")
+    there = [folder / name for name in names if (folder / name).exists()]
+    if not there:
+        skip(f"this kernel offers no {' or '.join(names)}")
+    return there[0]
 
 
 WEIGHTS = ("blkio.weight", "blkio.bfq.weight", "io.bfq.weight", "io.weight")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import Any
-
 from pathlib import Path
+from typing import Any
 
 from conformance.outcome import equal, fail, require, skip
 from conformance.registry import case, each
@@ -149,8 +148,6 @@ def root_is_writable_by_default(stage: Stage) -> None:
 
 def spec_template(stage: Stage) -> dict[str, Any]:
     """The template the runtime writes for its users; the case is skipped if it writes none."""
-    from conformance.outcome import skip
-
     place = stage.scratch()
     if not stage.runtime.call("spec", cwd=place).ok or not (place / "config.json").exists():
         skip("this runtime has no `spec` verb that writes a template")

@@ -162,7 +162,7 @@ def v1_is_never_handed_over(stage: Stage) -> None:
 
 @case("cgroup.ownership", "cgroup.ownership.iff-rw", "cgroup.ownership.files", "cgroup.ownership.missing-file")
 def delegated_files_are_handed_over(stage: Stage) -> None:
-    """With a writable cgroup mount the directory and the files the kernel calls delegatable belong to the container's root."""
+    """With a writable cgroup mount the directory and the files that can be delegated belong to the container's root."""
     cgroups.need_v2("about cgroup v2")
     folder = owned_stage(stage)
     equal(os.stat(folder).st_uid, 100000, "owner of the cgroup directory")
@@ -173,7 +173,7 @@ def delegated_files_are_handed_over(stage: Stage) -> None:
 
 @case("cgroup.ownership.fallback")
 def the_three_files_are_always_handed_over(stage: Stage) -> None:
-    """cgroup.procs, cgroup.subtree_control and cgroup.threads belong to the container's root, whatever the kernel lists."""
+    """cgroup.procs, .subtree_control and .threads belong to the container's root, whatever the kernel lists."""
     cgroups.need_v2("about cgroup v2")
     folder = owned_stage(stage)
     equal({name: os.stat(folder / name).st_uid for name in DELEGATED}, dict.fromkeys(DELEGATED, 100000), "owners")

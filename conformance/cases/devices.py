@@ -128,7 +128,8 @@ def access(stage: Stage, *nodes: str) -> dict[str, str]:
         os.mknod(stage.rootfs / "opt" / word, kind | 0o666, os.makedev(int(major), int(minor)))
     script = (
         f"for n in {' '.join(nodes)}; do a=; "
-        "( : < /opt/$n ) 2>&1 | grep -q 'not permitted' || a=r; ( : > /opt/$n ) 2>&1 | grep -q 'not permitted' || a=${a}w; "
+        "( : < /opt/$n ) 2>&1 | grep -q 'not permitted' || a=r; "
+        "( : > /opt/$n ) 2>&1 | grep -q 'not permitted' || a=${a}w; "
         "echo $n=$a; done"
     )
     return dict(line.split("=") for line in stage.sh(script).split())

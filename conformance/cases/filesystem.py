@@ -94,7 +94,8 @@ def readonly_paths_cannot_be_written(stage: Stage) -> None:
     (stage.rootfs / "opt/dir").mkdir()
     stage.linux["readonlyPaths"] = ["/opt/file", "/opt/dir", "/opt/missing", "/proc/sys"]
     output = stage.sh(
-        "cat /opt/file; for f in /opt/file /opt/dir/x /proc/sys/kernel/hostname; do (echo x > $f) 2>&1; done; touch /opt/free",
+        "cat /opt/file; for f in /opt/file /opt/dir/x /proc/sys/kernel/hostname; do (echo x > $f) 2>&1; done; "
+        "touch /opt/free",
         status=None,
     )
     require(output.startswith("text\n"), f"reading gave {output!r}")

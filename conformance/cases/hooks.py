@@ -94,7 +94,7 @@ def state_arrives_on_stdin(stage: Stage, moment: str) -> None:
 
 @each({f"hooks.{moment}.timing": (moment,) for moment in BEFORE_PIVOT})
 def create_hooks_come_before_the_pivot(stage: Stage, moment: str) -> None:
-    """The hook runs during create: the container process exists, and the mounts are made but the root not yet switched."""
+    """The hook runs during create: the container process exists, the mounts are made, the root is not yet switched."""
     log = stage.dir / "log"
     script = f"pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/' | tr -d '\\n'); readlink /proc/$pid/root > {log}"
     if moment == "createContainer":
@@ -125,7 +125,8 @@ def start_hook_comes_before_the_program(stage: Stage) -> None:
 def poststart_hook_comes_before_start_returns(stage: Stage) -> None:
     """The poststart hook has ended when start returns, and saw the program running."""
     log = stage.dir / "log"
-    script = f"pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/' | tr -d '\\n'); sleep 0.2; cat /proc/$pid/cmdline > {log}; echo >> {log}"
+    pid = "$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/' | tr -d '\\n')"
+    script = f"pid={pid}; sleep 0.2; cat /proc/$pid/cmdline > {log}; echo >> {log}"
     stage.config["hooks"] = {"poststart": [hook(script)]}
     stage.process["args"] = ["/bin/sleep", "299"]
     stage.create()
@@ -279,7 +280,7 @@ def env_is_the_hooks_environment(stage: Stage) -> None:
 
 @each({"hooks.entry.timeout@slow": (1, "10", False), "hooks.entry.timeout@fast": (5, "0.1", True)})
 def timeout_ends_a_hook(stage: Stage, seconds: int, nap: str, succeeds: bool) -> None:
-    """A hook that takes longer than its timeout is aborted and counts as failed; one that is faster is not disturbed."""
+    """A hook that takes longer than its timeout is aborted and counts as failed; a faster one is not disturbed."""
     stage.config["hooks"] = {"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", nap], "timeout": seconds}]}
     began = time.monotonic()
     result = stage.create(ok=False)

@@ -111,7 +111,7 @@ def unknown_keys_are_ignored(stage: Stage) -> None:
 
 @case("annotations.reserved")
 def unlisted_reserved_keys_do_nothing(stage: Stage) -> None:
-    """A reserved key the specification does not list changes nothing, and the runtime adds none of its own to the state."""
+    """A reserved key the specification does not list changes nothing, and the runtime adds none to the state."""
     stage.config["annotations"] = {"org.opencontainers.nothing.like.this": "1"}
     stage.script("echo runs")
     stage.create()

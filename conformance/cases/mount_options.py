@@ -181,7 +181,7 @@ def file_identity(path: os.PathLike[str]) -> tuple[int, int]:
     | {f"mount-option.r{word}": (f"r{word}", tags, True) for word, tags in PROPAGATION.items()}
 )
 def propagation_is_set(stage: Stage, word: str, tags: set[str], recursive: bool) -> None:
-    """The mount has the propagation type of the word; with the r-form its submounts have it too, without it they do not."""
+    """The mount has the propagation type of the word; its submounts have it too with the r-form, and only then."""
     source = stage.tree()
     for point in (source, source / "sub"):
         process.mount("none", point, flags=process.MS_SHARED)

@@ -36,7 +36,7 @@ WORDS: dict[str, tuple[int, set[str], set[str]]] = {
 
 @each({f"mount-option.{word}": (word, *row) for word, row in WORDS.items()})
 def word_reaches_the_submount(stage: Stage, word: str, before: int, shown: set[str], hidden: set[str]) -> None:
-    """A recursive bind mount with the word has the attribute on the mount itself and on its submount; the source keeps its own."""
+    """A recursive bind mount with the word has the attribute on itself and its submount; the source keeps its own."""
     source = stage.tree()
     for place in (source / "sub", source):
         process.mount("none", place, flags=process.MS_BIND | MS_REMOUNT | before)

@@ -162,7 +162,7 @@ def nonsense_option_is_refused_by_the_filesystem(stage: Stage) -> None:
 
 @case("mounts.options.custom", "mount-option.tmpcopyup")
 def tmpcopyup_copies_what_it_covers(stage: Stage) -> None:
-    """An option beyond the specification's table, tmpcopyup: the tmpfs starts with the files it covers, and is writable."""
+    """An option beyond the specification, tmpcopyup: the tmpfs starts with the files it covers, and is writable."""
     (stage.rootfs / "data").mkdir()
     (stage.rootfs / "data/file").write_text("from the image\n")
     stage.mounts.append(mount("/data", "tmpfs", "tmpfs", "tmpcopyup"))

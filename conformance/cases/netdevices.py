@@ -120,7 +120,7 @@ def interface_goes_with_the_container(stage: Stage) -> None:
 
 @case("netDevices.no-lifecycle")
 def interface_is_left_alone_afterwards(stage: Stage) -> None:
-    """What somebody does to the interface inside stays done: set down after create, it is down after start and later."""
+    """What somebody does to the interface inside stays: set down after create, it is down after start and later."""
     name = device(stage)
     stage.linux["netDevices"] = {name: {}}
     stage.process["args"] = NAP

@@ -230,7 +230,7 @@ def delete_removes_the_container(stage: Stage) -> None:
 
 @each({f"ops.delete.only-own@{kind}": (kind,) for kind in ("cgroup", "namespace", "bundle")})
 def delete_leaves_what_was_there(stage: Stage, kind: str) -> None:
-    """What the runtime did not make stays: the parent cgroup, a namespace it joined, the bundle and what was mounted."""
+    """What the runtime did not make stays: the parent cgroup, a namespace it joined, the bundle, what was mounted."""
     if kind == "cgroup":
         parent = f"/{stage.id}"
         stage.undo.callback(cgroups.remove, parent)

@@ -226,7 +226,8 @@ def pids_limit_is_enforced(stage: Stage) -> None:
     require(int((folder / "pids.current").read_text() or 0) <= 8, "more processes than the limit")
 
 
-@each({"res.hugepageLimits@plain": ("limit_in_bytes", "max"), "res.hugepageLimits.rsvd": ("rsvd.limit_in_bytes", "rsvd.max")},
+@each({"res.hugepageLimits@plain": ("limit_in_bytes", "max"),
+       "res.hugepageLimits.rsvd": ("rsvd.limit_in_bytes", "rsvd.max")},
       "res.hugepageLimits.limit", "res.hugepageLimits.pageSize")  # fmt: skip
 def hugepage_limit_is_written(stage: Stage, v1: str, v2: str) -> None:
     """The limit per page size is written, for use and for reservations."""

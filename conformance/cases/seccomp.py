@@ -95,17 +95,19 @@ def everything() -> list[str]:
     """Names of the system calls that runtimes and ordinary programs need; mkdir and mkdirat are not among them."""
     text = (
         "accept accept4 access alarm arch_prctl bind brk capget capset chdir chmod chown clock_getres clock_gettime "
-        "clock_nanosleep clone clone3 close close_range connect copy_file_range creat dup dup2 dup3 epoll_create epoll_create1 "
-        "epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd2 execve execveat exit exit_group faccessat faccessat2 fadvise64 "
-        "fallocate fchdir fchmod fchmodat fchown fchownat fcntl fdatasync flock fork fstat fstatfs fsync ftruncate futex "
-        "getcwd getdents getdents64 getegid geteuid getgid getgroups getpgid getpgrp getpid getppid getpriority getrandom "
-        "getresgid getresuid getrlimit getrusage getsid getsockname getsockopt gettid gettimeofday getuid getxattr ioctl kill "
-        "lchown link linkat listen lseek lstat madvise mmap mprotect mremap munmap nanosleep newfstatat open openat openat2 "
-        "pause pipe pipe2 poll ppoll prctl pread64 preadv prlimit64 pselect6 pwrite64 read readlink readlinkat readv recvfrom "
-        "recvmsg rename renameat renameat2 rmdir rseq rt_sigaction rt_sigprocmask rt_sigreturn rt_sigsuspend rt_sigtimedwait "
-        "sched_getaffinity sched_yield select sendfile sendmsg sendto set_robust_list set_tid_address setgid setgroups setpgid "
-        "setresgid setresuid setrlimit setsid setsockopt setuid sigaltstack socket socketpair stat statfs statx symlink "
-        "symlinkat sync sysinfo tgkill time tkill truncate umask uname unlink unlinkat utimensat vfork wait4 waitid write writev"
+        "clock_nanosleep clone clone3 close close_range connect copy_file_range creat dup dup2 dup3 epoll_create "
+        "epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd2 execve execveat exit exit_group "
+        "faccessat faccessat2 fadvise64 fallocate fchdir fchmod fchmodat fchown fchownat fcntl fdatasync flock fork "
+        "fstat fstatfs fsync ftruncate futex getcwd getdents getdents64 getegid geteuid getgid getgroups getpgid "
+        "getpgrp getpid getppid getpriority getrandom getresgid getresuid getrlimit getrusage getsid getsockname "
+        "getsockopt gettid gettimeofday getuid getxattr ioctl kill lchown link linkat listen lseek lstat madvise mmap "
+        "mprotect mremap munmap nanosleep newfstatat open openat openat2 pause pipe pipe2 poll ppoll prctl pread64 "
+        "preadv prlimit64 pselect6 pwrite64 read readlink readlinkat readv recvfrom recvmsg rename renameat renameat2 "
+        "rmdir rseq rt_sigaction rt_sigprocmask rt_sigreturn rt_sigsuspend rt_sigtimedwait sched_getaffinity "
+        "sched_yield select sendfile sendmsg sendto set_robust_list set_tid_address setgid setgroups setpgid setresgid "
+        "setresuid setrlimit setsid setsockopt setuid sigaltstack socket socketpair stat statfs statx symlink "
+        "symlinkat sync sysinfo tgkill time tkill truncate umask uname unlink unlinkat utimensat vfork wait4 waitid "
+        "write writev"
     )
     return text.split()
 
@@ -184,7 +186,7 @@ def action_lets_the_program_live(stage: Stage, action: str, wanted: str) -> None
     }
 )
 def flag_is_accepted(stage: Stage, flag: str) -> None:
-    """A filter with the flag is loaded and works; one that needs a listener or a newer libseccomp may be refused with a message."""
+    """A filter with the flag works; one that needs a listener or a newer libseccomp may be refused with a message."""
     filtered(stage, rule(ERRNO, "personality"), flags=[flag])
     if flag.endswith("WAIT_KILLABLE_RECV"):
         stage.process["args"] = ["/bin/true"]
@@ -255,7 +257,8 @@ OPERATORS: dict[str, tuple[int, int, list[int], list[int]]] = {
 }
 
 
-@each({f"seccomp.syscalls.args.op@{op}": (op,) for op in OPERATORS}, "seccomp.syscalls.args", "seccomp.syscalls.args.index",
+@each({f"seccomp.syscalls.args.op@{op}": (op,) for op in OPERATORS},
+      "seccomp.syscalls.args", "seccomp.syscalls.args.index",
       "seccomp.syscalls.args.value", "seccomp.syscalls.args.valueTwo")  # fmt: skip
 def argument_is_compared(stage: Stage, op: str) -> None:
     """The rule applies to calls whose argument fulfils the condition, 64 bits wide, and to no others."""

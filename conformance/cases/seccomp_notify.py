@@ -204,7 +204,7 @@ def metadata_needs_a_listener(stage: Stage) -> None:
 
 @each({"seccomp.action.NOTIFY.limits@default": ("default",), "seccomp.action.NOTIFY.limits@write": ("write",)})
 def notify_has_limits(stage: Stage, kind: str) -> None:
-    """NOTIFY as the default action, or for write, is refused, or the container is created and the listener gets its state."""
+    """NOTIFY as the default action, or for write, is refused, or create succeeds and the listener gets the state."""
     listener, path = listening(stage)
     if kind == "default":
         filtered(stage, rule(ALLOW, "write"), default=NOTIFY, listenerPath=path)

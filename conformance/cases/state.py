@@ -51,7 +51,7 @@ def state_has_a_status(stage: Stage) -> None:
 
 @case("state.status.creating")
 def status_while_creating(stage: Stage) -> None:
-    """The state a createRuntime hook gets says creating (or created, which runtimes also read into the specification)."""
+    """The state a createRuntime hook gets says creating (or created: runtimes read the specification both ways)."""
     seen = hook_state(stage, "createRuntime")
     require(seen.get("status") in ("creating", "created"), f"status in a createRuntime hook is {seen.get('status')!r}")
 
@@ -171,7 +171,7 @@ def no_annotations(stage: Stage) -> None:
 
 @case("state.additional")
 def more_properties_do_not_hurt(stage: Stage) -> None:
-    """Whatever else the state holds, it is a JSON object with the required properties and nothing changes between calls."""
+    """Whatever else the state holds, it is a JSON object with the required properties, the same at each call."""
     stage.create()
     first, second = stage.state(), stage.state()
     require({"ociVersion", "id", "status", "pid", "bundle"} <= set(first), f"state lacks a property: {sorted(first)}")

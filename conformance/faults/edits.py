@@ -1,4 +1,4 @@
-"""Faults of a runtime that overlooks or misreads a part of config.json: each is a function that edits the configuration."""
+"""Faults of a runtime that overlooks or misreads a part of config.json: each is a function that edits it."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from conformance.faults import edits as edit
 
 
 class Fault(NamedTuple):
-    """One way to be wrong: `edit` changes the configuration, or `behaviour` stands in for the runtime; `case` must fail."""
+    """One way to be wrong: `edit` changes the configuration, or `behaviour` replaces the runtime; `case` must fail."""
 
     area: str
     case: str

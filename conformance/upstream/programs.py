@@ -26,7 +26,7 @@ LEFT_CGROUPS = ("/cgrouptest", "/testdir")
 
 
 class Program(NamedTuple):
-    """A row of programs.tsv: `group` is the name of what cannot be shared (`-`: nothing), `best` the result to expect."""
+    """A row of programs.tsv: `group` names what cannot be shared (`-`: nothing), `best` the result to expect."""
 
     name: str
     group: str

@@ -1,5 +1,8 @@
-"""Reading what a validation program printed. Its TAP is too irregular for a TAP parser: plans of 1..0, two documents in one
-output, JSON in YAML blocks, stray words. What counts are the `ok` and `not ok` lines, `error` fields, and the exit status."""
+"""Reading what a validation program printed.
+
+Its TAP is too irregular for a TAP parser: plans of 1..0, two documents in one output, JSON in YAML blocks, stray words.
+What counts are the `ok` and `not ok` lines, `error` fields, and the exit status.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ ERROR = re.compile(r'^\s*"?error"?:\s*(.+)$', re.MULTILINE)
 
 
 class Reading(NamedTuple):
-    """What a program said: the verdict, how many assertions held, were skipped, or did not hold, and why it is not clean.
+    """What a program said: the verdict, how many assertions held, were skipped, did not hold, and why it is not clean.
 
     Verdicts: `clean` (asserted something, all of it held, exit status 0), `silent` (asserts nothing and does not complain),
     `complaint` (asserts nothing in TAP but reports an error), `failed`, `aborted` (ended before it asserted anything),

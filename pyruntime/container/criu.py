@@ -123,7 +123,7 @@ def find(path: str | None) -> str:
     for candidate in candidates:
         if candidate.startswith("/") and os.access(candidate, os.X_OK):
             return candidate
-    raise RuntimeFailure(f"{name} is not installed: checkpoint and restore need CRIU 3.15 or newer")
+    raise RuntimeFailure(f"{path or 'criu'} is not installed: checkpoint and restore need CRIU 3.15 or newer")
 
 
 class Server:

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from conformance.faults.table import FAULTS
 
 ROOT = Path(__file__).parents[2]
-# What this host may lack: SELinux, AppArmor, the net_cls controller; the cases are skipped there, for sound runtimes too.
+# What a host may lack: SELinux, AppArmor, the net_cls controller; sound runtimes are skipped there too.
 NEEDS_A_SPECIAL_HOST = {"lsm", "process.lsm", "res.network"}
 
 

@@ -170,7 +170,7 @@ class Agent:
         self._thread.start()
 
     def _serve(self) -> None:
-        while self._server in select.select([self._server, self._stop], [], [], 30)[0]:
+        while self._server.fileno() in select.select([self._server.fileno(), self._stop], [], [], 30)[0]:
             connection, _ = self._server.accept()
             with connection:
                 message, ancillary, _, _ = connection.recvmsg(65536, 256)

@@ -27,7 +27,9 @@ def run(program: bytes, number: int, arguments: tuple[int, ...] = (), architectu
     """What the filter returns for one system call: an action with its data."""
     padded = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
     data = struct.pack("<iIQ6Q", _signed(number), architecture, 0x1000, *padded)
-    code = [struct.unpack_from("<HBBI", program, offset) for offset in range(0, len(program), 8)]
+    code: list[tuple[int, int, int, int]] = [
+        struct.unpack_from("<HBBI", program, offset) for offset in range(0, len(program), 8)
+    ]
     accumulator = index = 0
     memory = [0] * 16
     position = 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from conformance import registry, report, requirements
 from conformance.faults.table import FAULTS
 from conformance.session import Found, choose

@@ -94,7 +94,8 @@ def mask(*names: str) -> int:
 
 
 def test_absent_sets_are_empty() -> None:
-    for wanted in (None, {}, {kind: [] for kind in SETS}, dict.fromkeys(SETS)):
+    nothing: list[Any] = [None, {}, {kind: [] for kind in SETS}, dict.fromkeys(SETS)]
+    for wanted in nothing:
         sets = CapabilitySets(wanted, Facts())
         assert [getattr(sets, kind) for kind in SETS] == [0, 0, 0, 0, 0]
         assert sets.warnings == []

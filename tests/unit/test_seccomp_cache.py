@@ -49,7 +49,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 def program(directory: Path | None, section: dict[str, Any] | None = None, strict: bool = False) -> bytes:
-    compiled = compile_filter(SECTION if section is None else section, directory and str(directory), strict)
+    compiled = compile_filter(SECTION if section is None else section, str(directory) if directory else None, strict)
     assert compiled is not None
     return compiled.program
 

@@ -296,7 +296,7 @@ def test_what_is_refused(library: Library, broken: dict[str, Any], path: str, re
 
 def test_flags() -> None:
     def flags(names: list[str] | None, action: str = "SCMP_ACT_ALLOW") -> int:
-        more = {} if names is None else {"flags": names}
+        more: dict[str, Any] = {} if names is None else {"flags": names}
         compiled = compile_filter(section([rule("mkdir", action=action)], **more))
         assert compiled is not None
         assert compiled.notify == (action == "SCMP_ACT_NOTIFY")
