@@ -32,7 +32,7 @@ class Place:
         self.proc = -1  # a private procfs that the container never sees (fsmount), for every access to /proc
         self.console = -1  # master side of the container's terminal
         self.gate = -1  # what the init waits on for `start`: a FIFO, or -1 to wait on the channel
-        self.result = -1  # where a failed startContainer hook is reported to `start`: a FIFO, only if there are such hooks
+        self.result = -1  # a FIFO by which a failed startContainer hook reaches `start`
         self.channel: socket | None = None  # to the runtime process (in the init), to the init (in the runtime)
         self.sources: dict[int, int] = {}  # index of a mount in the spec -> detached mount (open_tree) of its source
 
