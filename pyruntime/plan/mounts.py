@@ -8,7 +8,7 @@ the init, after the mounts before them are in place.
 from __future__ import annotations
 
 import posix
-from errno import EINVAL, ELOOP, ENOENT, ENOTDIR
+from errno import EINVAL, ELOOP, ENODEV, ENOENT, ENOTDIR
 
 from pyruntime.errors import SpecError
 from pyruntime.kernel import copyup
@@ -174,6 +174,9 @@ class Filesystem(_MountStep):
 
     def _source(self) -> str:
         return _text(self.source) if self.source else self.type_name
+
+    def explain(self, errno: int) -> str:
+        return f"the kernel has no filesystem of type {self.type_name}" if errno == ENODEV else ""
 
     def apply(self, place: Place) -> None:
         options = self.options
