@@ -262,16 +262,17 @@ class Launch(Child):
     def _prepare(self) -> None:
         """What only we can do for the init, while it is busy with its mounts."""
         assert self.channel is not None
-        if self.plan.namespaces.new & p.CLONE_NEWUSER and not needs_helper(self.plan.namespaces):
-            self._map(self.pid)
-            self.send(life.GO_MAPPED)
         process = self.plan.process
         if process is not None and process.oom_score is not None:
+            # Before the mappings: once it has them the init is not dumpable, and its files belong to root.
             descriptor = posix.open(f"/proc/{self.pid}", posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
             try:
                 write_oom_score(descriptor, process.oom_score)
             finally:
                 posix.close(descriptor)
+        if self.plan.namespaces.new & p.CLONE_NEWUSER and not needs_helper(self.plan.namespaces):
+            self._map(self.pid)
+            self.send(life.GO_MAPPED)
         self.cgroup.create()
         self.has_cgroup = True
         self.cgroup.add(self.pid)

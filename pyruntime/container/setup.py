@@ -180,6 +180,11 @@ def _settings(
     linux: Any = spec.get("linux") or {}
     labels = bool(process.get("apparmorProfile") or process.get("selinuxLabel") or linux.get("mountLabel"))
     settings = build.Settings(bundle, container_id, read_facts(labels))
+    if posix.geteuid() != 0:
+        from pyruntime.container.rootless import denies_setgroups
+
+        settings.privileged = False
+        settings.facts.setgroups = settings.facts.setgroups and not denies_setgroups(linux.get("gidMappings") or [])
     settings.no_pivot = options.no_pivot
     settings.new_keyring = not options.no_new_keyring
     if any(mount.get("type") in ("cgroup", "cgroup2") for mount in spec.get("mounts") or []):
@@ -206,7 +211,8 @@ def hierarchies(cgroup: cgroups.Manager) -> list[Hierarchy]:
         source = next((cgroup.paths[one] for one in controllers if one in cgroup.paths), mount)
         unified = UNIFIED in controllers
         name = mount.rpartition("/")[2]
-        shown.append(Hierarchy(name, [one for one in controllers if one], source, unified))
+        own = host.own_directory(controllers[0])
+        shown.append(Hierarchy(name, [one for one in controllers if one], source, own, unified))
     return shown
 
 

@@ -39,7 +39,7 @@ class Settings:
 
     __slots__ = (
         "bundle", "cgroup_unified", "container_id", "environment", "facts", "hierarchies", "listener", "new_keyring",
-        "no_pivot", "passed_descriptors", "seccomp", "start_hooks", "userns_for",
+        "no_pivot", "passed_descriptors", "privileged", "seccomp", "start_hooks", "userns_for",
     )  # fmt: skip
 
     def __init__(self, bundle: str, container_id: str, facts: Facts) -> None:
@@ -50,6 +50,7 @@ class Settings:
         self.cgroup_unified = False
         self.environment: list[str] = []  # added to process.env: LISTEN_FDS, NOTIFY_SOCKET
         self.passed_descriptors = 0
+        self.privileged = True  # the runtime may mount in its own mount namespace
         self.start_hooks: Step | None = None  # runs the startContainer hooks
         self.no_pivot = False
         self.new_keyring = True
@@ -103,7 +104,9 @@ def build(spec: Spec, settings: Settings) -> Plan:
     root_path = spec["root"]["path"]
     if not root_path.startswith("/"):
         root_path = f"{settings.bundle}/{root_path}"
-    plan.host.append(root.OpenRoot(root_path, propagation) if in_mount_namespace else root.OpenPlainRoot(root_path))
+    opening: list[Step] = [
+        root.OpenRoot(root_path, propagation) if in_mount_namespace else root.OpenPlainRoot(root_path)
+    ]
     if spaces.paths:
         plan.open_namespaces = OpenNamespaces(spaces.paths)
         plan.host.append(plan.open_namespaces)
@@ -120,7 +123,10 @@ def build(spec: Spec, settings: Settings) -> Plan:
             destination, options, settings.hierarchies, settings.cgroup_unified, spaces.has("cgroup")
         ),
     )
-    plan.host += host_mounts
+    opening += host_mounts
+    if settings.privileged:
+        plan.host += opening
+        opening = []
     if mount_label:
         _label_mounts(init_mounts, mount_label)
 
@@ -131,6 +137,9 @@ def build(spec: Spec, settings: Settings) -> Plan:
         own, recursive = _own_propagation(linux.get("rootfsPropagation", ""), new_mounts)
         if own:
             init.append(root.DetachFromHost(own, recursive))
+    # An ordinary user may copy mounts only in a mount namespace of its own, which the init is the first to have.
+    init += opening
+    if in_mount_namespace:
         init.append(root.AttachRoot(root_path, not own))
     waited = False
     for step in init_mounts:

@@ -22,11 +22,13 @@ _LOCKED = m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV | m.MOUNT_ATTR_NOEXEC
 class Hierarchy:
     """One mounted cgroup hierarchy of the host: where it is shown in the container, and how to get there."""
 
-    __slots__ = ("controllers", "links", "name", "options", "source", "unified")
+    __slots__ = ("links", "name", "options", "otherwise", "source", "unified")
 
-    def __init__(self, name: str, controllers: list[str], source: str, unified: bool) -> None:
+    def __init__(self, name: str, controllers: list[str], source: str, otherwise: str, unified: bool) -> None:
         self.name = checked_path(name)  # directory below the mount: the last part of the host's mount point
         self.source = checked_path(source)  # the container's own cgroup, as a path of the host
+        # The runtime's own: where a rootless container is that could not get a cgroup of its own.
+        self.otherwise = checked_path(otherwise)
         self.unified = unified
         self.options: list[tuple[bytes, bytes | None]] = []
         for controller in controllers:
@@ -95,6 +97,11 @@ class MountCgroups(Step):
                 # EPERM: the cgroup namespace belongs to an outer user namespace. EBUSY: other options than the host's.
                 if error.errno not in (EPERM, EBUSY):
                     raise
-        tree = m.open_tree(m.AT_FDCWD, hierarchy.source)
+        try:
+            tree = m.open_tree(m.AT_FDCWD, hierarchy.source)
+        except FileNotFoundError:
+            # Not the container's alone, so it may look and not touch (CVE-2023-25809).
+            tree = m.open_tree(m.AT_FDCWD, hierarchy.otherwise)
+            attributes |= m.MOUNT_ATTR_RDONLY
         m.set_attributes(tree, attributes)
         return tree
