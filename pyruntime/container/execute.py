@@ -260,7 +260,7 @@ class _Exec(Child):
             size = process.get("consoleSize")
             steps.append(life.OpenTerminal((size["height"], size["width"]) if size else None, False))
         else:
-            steps.append(life.NewSession())
+            steps += [life.NewSession(), life.ReopenNull()]
         affinity = process.get("execCPUAffinity") or {}
         if affinity.get("initial"):
             from pyruntime.plan.scheduling import SetAffinity

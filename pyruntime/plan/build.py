@@ -168,6 +168,8 @@ def build(spec: Spec, settings: Settings) -> Plan:
     else:
         init.append(life.NewSession())
     _close_up(init, init_mounts, spec, linux, settings, mount_label, in_mount_namespace)
+    if not plan.terminal:
+        init.append(life.ReopenNull())
     if process is not None:
         _process(plan, process, linux, spec, settings, facts)
     else:

@@ -37,6 +37,7 @@ TIOCGPTPEER = 0x5441
 TIOCSWINSZ = 0x5414
 TIOCSCTTY = 0x540E
 CONSOLE_MAJOR = 5
+NULL_DEVICE = posix.makedev(1, 3)
 PTMX_INODE = 2  # in every devpts
 S_IFMT, S_IFCHR = 0o170000, 0o020000
 
@@ -236,6 +237,49 @@ class NewSession(Step):
             posix.setsid()
         except PermissionError:
             pass  # already the leader of a session
+
+
+class ReopenNull(Step):
+    """Where a standard stream is the host's /dev/null, put the container's in its place.
+
+    Otherwise a mount of the host stays referred to from inside, and CRIU cannot save the process. A container that has
+    no null device at that path keeps the host's: what lies there instead is not to be opened (CVE-2026-88264).
+    """
+
+    __slots__ = ()
+
+    def describe(self) -> str:
+        return "let the standard streams be the container's /dev/null where they are the host's"
+
+    def apply(self, place: Place) -> None:
+        theirs = [number for number in (0, 1, 2) if _is_null(number)]
+        if not theirs:
+            return
+        try:
+            found = open_in_root(place.rootfs, b"/dev/null", O_PATH | posix.O_NOFOLLOW)
+        except OSError:
+            return
+        try:
+            if _is_null(found):
+                flags = posix.O_RDWR | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_NOCTTY
+                null = open_in_root(place.rootfs, b"/dev/null", flags)
+                if _is_null(null):
+                    posix.set_blocking(null, True)
+                    for number in theirs:
+                        posix.dup2(null, number)
+                posix.close(null)
+        except PermissionError:
+            pass  # on a mount with nodev
+        finally:
+            posix.close(found)
+
+
+def _is_null(descriptor: int) -> bool:
+    try:
+        status = posix.fstat(descriptor)
+    except OSError:
+        return False
+    return status.st_mode & S_IFMT == S_IFCHR and status.st_rdev == NULL_DEVICE
 
 
 class FindProgram(Step):

@@ -210,3 +210,12 @@ def test_an_empty_rootfs_names_the_program(container: Make) -> None:
     result = one.create()
     assert 'exec: \\"sh\\": executable file not found in $PATH' in result.stderr
     assert one.leaks() == []
+
+
+def test_the_hosts_null_device_becomes_the_containers(container: Make) -> None:
+    """Its mount must be one of the container's: nothing else of the host stays open, and CRIU can save the process."""
+    one = container(["sleep", "1000"])
+    one.create().ok()
+    one.start().ok()
+    mount = next(line for line in one.proc("fdinfo/0").read_text().splitlines() if line.startswith("mnt_id"))
+    assert mount.split()[1] in [line.split()[0] for line in one.proc("mountinfo").read_text().splitlines()]
