@@ -132,7 +132,7 @@ def checkpoint(context: Context, container_id: str, options: CheckpointOptions) 
             for name in _external_mounts(record, config, pid):
                 request.set("external", name)
             _write(f"{options.image_path}/{DESCRIPTORS}", jsontext.dumps(_streams(pid)))
-        server = criu.Server(program, {})
+        server = criu.Server(program, {}, streams=False)
         try:
             server.request(
                 criu.PRE_DUMP if options.pre_dump else criu.DUMP, request, lambda event: _dumping(event, options)
@@ -291,14 +291,17 @@ class _Restore:
         assert launch.record is not None
         self.record = launch.record
         self.root = f"{self.record.directory}/criu-root"
+        self.home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
     def run(self, program: str, streams: list[str]) -> None:
         """Have CRIU restore the processes. Raises RuntimeFailure."""
         options, launch = self.options, self.launch
         linux = self.spec.get("linux") or {}
         request = criu.Options()
-        directories = _Directories(options, request, RESTORE_LOG, make=False)
         os.mkdir(self.root, 0o755)
+        self._make_mount_points()
+        self._mount_root()
+        directories = _Directories(options, request, RESTORE_LOG, make=False)
         try:
             _common(request, options, self.spec)
             request.set("root", self.root)
@@ -318,8 +321,7 @@ class _Restore:
                 request.set("external", f"mnt[{name}]:{source}")
             self.record.data["cgroup"] = launch.cgroup.save()
             self.record.save()
-            self._make_mount_points()
-            server = criu.Server(program, descriptors, self._mount_root)
+            server = criu.Server(program, descriptors, streams=True)
             try:
                 launch.cgroup.add(server.pid)
                 launch.cgroup.apply()
@@ -335,6 +337,8 @@ class _Restore:
             raise RuntimeFailure(f"{error}{criu.explain(directories.log)} (log file: {directories.log})") from None
         finally:
             directories.close()
+            p.setns(self.home, p.CLONE_NEWNS)
+            os.close(self.home)
             os.rmdir(self.root)
 
     def _source(self, entry: Any) -> str:
@@ -352,7 +356,8 @@ class _Restore:
         return descriptors
 
     def _mount_root(self) -> None:
-        """In CRIU's process: CRIU wants the root to be a mount point. It gets one in a mount namespace of its own."""
+        """Make the root a mount point, as CRIU wants it, in a mount namespace that is ours for so long: CRIU works in
+        directories that we have open, and those must lie in the namespace it mounts in."""
         p.unshare(p.CLONE_NEWNS)
         m.set_propagation(b"/", m.MS_SLAVE, True)
         tree = m.open_tree(m.AT_FDCWD, os.fsencode(self.record.data["rootfs"]), recursive=True)
@@ -398,12 +403,16 @@ class _Restore:
         if event.script == "setup-namespaces":
             document = state_document(self.record, store.CREATED, event.pid)
             for kind in ("prestart", "createRuntime"):
-                hooks.run_hooks(kind, lists.get(kind) or [], document, self.record.data["bundle"])
+                hooks.run_hooks(kind, lists.get(kind) or [], document, self.record.data["bundle"], self._go_home)
         elif event.script == "orphan-pts-master" and event.descriptor >= 0:
             self.launch.console = event.descriptor
         elif event.descriptor >= 0:
             os.close(event.descriptor)
         report.debug(f"criu: {event.script}")
+
+    def _go_home(self) -> None:
+        """In a hook's process: back to the runtime's own mount namespace."""
+        p.setns(self.home, p.CLONE_NEWNS)
 
 
 def _cgroups_of(pid: int) -> list[tuple[str, str]]:

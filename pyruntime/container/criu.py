@@ -129,15 +129,18 @@ def find(path: str | None) -> str:
 class Server:
     """One `criu swrk`. `pid` is the process; it waits for the request, so that it can be put into a cgroup first."""
 
-    def __init__(self, program: str, descriptors: dict[int, int], prepare: Callable[[], None] | None = None) -> None:
-        """`descriptors` maps numbers in CRIU's process (4 and above) to ours; `prepare` runs in it before execve."""
+    def __init__(self, program: str, descriptors: dict[int, int], streams: bool) -> None:
+        """`descriptors` maps numbers in CRIU's process (4 and above) to ours. `streams`: it gets our standard streams,
+        for the processes that it restores; otherwise it has none, and what it has to say is in its log."""
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         self._socket = ours
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                if prepare is not None:
-                    prepare()
+                if not streams:
+                    nothing = os.open("/dev/null", os.O_RDWR)
+                    for number in (0, 1, 2):
+                        os.dup2(nothing, number)
                 high = 100 + len(descriptors)
                 moved = {number: os.dup2(old, high + number) for number, old in descriptors.items()}
                 os.dup2(theirs.fileno(), SOCKET)
