@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import time
 from pathlib import Path
 
 from conformance import process
@@ -45,8 +46,8 @@ def apply(layout: str) -> None:
 def unused_controllers() -> list[str]:
     """Controllers of the kernel that no visible mount has.
 
-    A hierarchy may exist all the same: the kernel keeps one whose cgroups were still dying when it was unmounted, and a new mount
-    joins it.
+    A hierarchy may exist all the same: the kernel keeps one whose cgroups were still dying when it was unmounted, and
+    a new mount joins it.
     """
     mounted = {word for one in process.mounts_of() if one.type == "cgroup" for word in one.super_options}
     rows = [line.split() for line in Path("/proc/cgroups").read_text().splitlines()[1:]]
@@ -54,18 +55,30 @@ def unused_controllers() -> list[str]:
 
 
 def forget() -> None:
-    """Mount and unmount the hierarchies nobody has mounted any more: the kernel then gives their controllers back."""
-    rows = [line.split() for line in Path("/proc/cgroups").read_text().splitlines()[1:]]
-    unused = set(unused_controllers())
+    """Make the kernel give back the controllers of hierarchies that nobody has mounted any more.
+
+    Mounting and unmounting such a hierarchy once more destroys it, but only when its cgroups have died completely,
+    which takes the kernel a moment: try for a few seconds.
+    """
     place = Path(tempfile.mkdtemp(prefix="conformance-cgroup-"))
-    for name in (name for name, hierarchy, _, _ in rows if name in unused and hierarchy != "0"):
-        with contextlib.suppress(OSError):
-            process.mount("cgroup", place, "cgroup", data=name)
-            for folder in sorted(place.glob("**/"), reverse=True):
-                if folder != place:
-                    folder.rmdir()
-            process.umount(place)
+    end = time.monotonic() + 5
+    while (names := forgotten()) and time.monotonic() < end:
+        for name in names:
+            with contextlib.suppress(OSError):
+                process.mount("cgroup", place, "cgroup", data=name)
+                for folder in sorted(place.glob("**/"), reverse=True):
+                    if folder != place:
+                        folder.rmdir()
+                process.umount(place)
+        time.sleep(0.2)
     place.rmdir()
+
+
+def forgotten() -> list[str]:
+    """Controllers whose hierarchy exists although no mount of it is visible (column 2 of /proc/cgroups is not 0)."""
+    unused = set(unused_controllers())
+    rows = [line.split() for line in Path("/proc/cgroups").read_text().splitlines()[1:]]
+    return [name for name, hierarchy, _, _ in rows if name in unused and hierarchy != "0"]
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ ERROR = re.compile(r'^\s*"?error"?:\s*(.+)$', re.MULTILINE)
 class Reading(NamedTuple):
     """What a program said: the verdict, how many assertions held, were skipped, did not hold, and why it is not clean.
 
-    Verdicts: `clean` (asserted something, all of it held, exit status 0), `silent` (asserts nothing and does not complain),
-    `complaint` (asserts nothing in TAP but reports an error), `failed`, `aborted` (ended before it asserted anything),
+    Verdicts: `clean` (asserted something, all of it held, exit status 0), `silent` (asserts nothing and does not
+    complain), `complaint` (asserts nothing in TAP but reports an error), `failed`, `aborted` (ended before it asserted anything),
     `timeout`.
     """
 
@@ -45,7 +45,7 @@ def read(output: str, error: str, status: int | None) -> Reading:
         return Reading("clean", len(good), skipped, 0, "")
     complaints = ERROR.findall(output)
     if complaints:
-        return Reading("complaint", 0, 0, 0, complaints[0].strip()[:300])
+        return Reading("complaint", 0, 0, 0, complaints[0].strip().strip('",')[:300])
     return Reading("silent", 0, 0, 0, "")
 
 

@@ -1,4 +1,4 @@
-"""What the tests of all engines share: calling a client, daemons that end with the test, cgroups as the host sees them."""
+"""What the tests of all engines share: calling a client, daemons that end with the test, cgroups of the host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from support.bundles import find_busybox, make_busybox_rootfs
 from support.container import wait_for
-from support.images import Layer, docker_archive
+from support.images import docker_archive
 from support.runtime import Result
 
 IMAGE = "localhost/box:latest"

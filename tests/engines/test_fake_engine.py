@@ -1,4 +1,4 @@
-"""What engines do to a runtime that nobody would do by hand: a fake engine that behaves like conmon, a shim and buildah."""
+"""What engines do to a runtime that nobody would do by hand: a fake engine, like conmon, a shim and buildah."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_the_streams_may_be_dev_null_in_the_wrong_mode(container: ContainerFacto
     null = os.open("/dev/null", mode)
     try:
         for words in (
-            ["create", "--bundle", one.bundle.path],
+            ["create", "--bundle", str(one.bundle.path)],
             ["start"],
             ["exec", "--detach"],
             ["kill"],

@@ -289,14 +289,14 @@ def test_follows_security_options(podman: Podman, tmp_path: Path) -> None:
         "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 52}],
     }
     (tmp_path / "profile").write_text(json.dumps(profile))
-    told = podman.run("--security-opt", f"seccomp={tmp_path / 'profile'}", "--", "mkdir", "/tmp/new")
-    assert "Invalid exchange" in told.stderr
+    refused = podman.run("--security-opt", f"seccomp={tmp_path / 'profile'}", "--", "mkdir", "/tmp/new")
+    assert "Invalid exchange" in refused.stderr
     assert podman.run("--security-opt", "mask=/proc/uptime", "--", "cat", "/proc/uptime").ok().stdout == ""
 
 
 def test_maps_ids(podman: Podman) -> None:
-    mapped = podman.run("--uidmap", "0:100000:65536", "--gidmap", "0:200000:65536", "--",
-                        "sh", "-c", "cat /proc/self/uid_map /proc/self/gid_map; stat -c %u:%g /bin; touch /new && id -u")  # fmt: skip
+    script = "cat /proc/self/uid_map /proc/self/gid_map; stat -c %u:%g /bin; touch /new && id -u"
+    mapped = podman.run("--uidmap", "0:100000:65536", "--gidmap", "0:200000:65536", "--", "sh", "-c", script)
     assert [line.split() for line in mapped.ok().stdout.splitlines()] == [
         ["0", "100000", "65536"],
         ["0", "200000", "65536"],
@@ -315,8 +315,9 @@ def test_runs_as_users_and_groups(podman: Podman) -> None:
 def test_mounts_volumes_and_tmpfs(podman: Podman, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("from the host\n")
     podman("volume", "create", "vol").ok()
-    told = podman.run("--volume", f"{tmp_path}:/host:ro", "--volume", "vol:/vol", "--tmpfs", "/scratch:size=1m,mode=700",
-                      "--", "sh", "-c", "cat /host/file; touch /host/new; echo kept >/vol/kept; df -k /scratch | tail -1")  # fmt: skip
+    script = "cat /host/file; touch /host/new; echo kept >/vol/kept; df -k /scratch | tail -1"
+    volumes = ["--volume", f"{tmp_path}:/host:ro", "--volume", "vol:/vol"]
+    told = podman.run(*volumes, "--tmpfs", "/scratch:size=1m,mode=700", "--", "sh", "-c", script)
     assert told.stdout.startswith("from the host\ntmpfs")
     assert " 1024 " in told.stdout
     assert "Read-only file system" in told.stderr
@@ -340,8 +341,10 @@ def test_gives_devices(podman: Podman) -> None:
 
 
 def test_sets_ulimits_sysctls_and_names(podman: Podman) -> None:
-    told = podman.run("--ulimit", "nofile=333:444", "--ulimit", "nproc=1024:1024", "--sysctl", "net.ipv4.ip_forward=1", "--sysctl", "kernel.msgmax=4321",
-                      "--hostname", "myself", "--add-host", "friend:10.1.2.3", "--oom-score-adj", "123", "--umask", "0027",
+    told = podman.run("--ulimit", "nofile=333:444", "--ulimit", "nproc=1024:1024",
+                      "--sysctl", "net.ipv4.ip_forward=1", "--sysctl", "kernel.msgmax=4321",
+                      "--hostname", "myself", "--add-host", "friend:10.1.2.3",
+                      "--oom-score-adj", "123", "--umask", "0027",
                       "--", "sh", "-c", "ulimit -n; ulimit -Hn; cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/msgmax;"
                       " hostname; grep -c friend /etc/hosts; cat /proc/self/oom_score_adj; umask")  # fmt: skip
     assert told.ok().stdout == lines("333", "444", "1", "4321", "myself", "1", "123", "0027")

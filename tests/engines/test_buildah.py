@@ -1,0 +1,108 @@
+"""buildah: RUN steps and `buildah run` through the runtime, its isolation being "oci"."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engines.engine import ULIMITS, call, environment, lines, need, sweep
+from support.runtime import Result
+
+pytestmark = pytest.mark.skipif(bool(need("buildah")), reason="buildah is not installed")
+
+
+class Buildah:
+    def __init__(self, directory: Path, program: str, archive: Path) -> None:
+        (directory / "tmp").mkdir(parents=True)
+        self.directory = directory
+        self.program = program
+        limits = ", ".join(f'"{one}"' for one in ULIMITS)
+        (directory / "containers.conf").write_text(f"[containers]\ndefault_ulimits = [{limits}]\n")
+        self.env = environment(CONTAINERS_CONF=str(directory / "containers.conf"), TMPDIR=str(directory / "tmp"))
+        self.image = self("pull", "--quiet", f"docker-archive:{archive}").ok().stdout.split()[-1]
+
+    def __call__(self, *arguments: str | Path, **options: Any) -> Result:
+        fixed = ("buildah", "--root", self.directory / "root", "--runroot", self.directory / "runroot")
+        return call(*fixed, *arguments, env=self.env, **options)
+
+    def run(self, container: str, *command: str, flags: tuple[str, ...] = (), **options: Any) -> Result:
+        fixed = ("run", "--runtime", self.program, "--isolation", "oci", "--network", "none")
+        return self(*fixed, *flags, container, "--", *command, **options)
+
+    def build(self, directory: Path, *flags: str) -> Result:
+        limits = [word for one in ULIMITS for word in ("--ulimit", one)]
+        fixed = ("build", "--runtime", self.program, "--isolation", "oci", "--network", "none", "--pull-never")
+        return self(*fixed, *limits, *flags, directory)
+
+    def close(self) -> list[str]:
+        try:
+            self("rm", "--all").ok()
+            self("rmi", "--all", "--force")
+        finally:
+            left = sweep(self.directory)
+        return [one for one in left if not one.endswith("/root/overlay")]
+
+
+@pytest.fixture
+def buildah(
+    tmp_path_factory: pytest.TempPathFactory, engine_directory: Path, archive: Path, program: str
+) -> Iterator[Buildah]:
+    name = tmp_path_factory.mktemp("buildah").name
+    buildah = Buildah(engine_directory / f"{name}-{Path(program).name}", program, archive)
+    left = []
+    try:
+        yield buildah
+    finally:
+        left = buildah.close()
+    assert not left, f"buildah left behind: {left}"
+
+
+def test_builds_a_file_from_start_to_finish(buildah: Buildah, tmp_path: Path) -> None:
+    (tmp_path / "Containerfile").write_text(
+        lines(
+            f"FROM {buildah.image}",
+            "ENV WORD=hello",
+            "COPY file /file",
+            "WORKDIR /work",
+            "RUN cat /file >made && echo $WORD >>made && id -u >>made",
+            "USER 1000",
+            'RUN test "$(id -u)" = 1000',
+            'CMD ["cat", "/work/made"]',
+        )
+    )
+    (tmp_path / "file").write_text("copied\n")
+    buildah.build(tmp_path, "--tag", "localhost/built").ok()
+    name = buildah("from", "--pull-never", "localhost/built").ok().stdout.strip()
+    assert buildah.run(name, "cat", "/work/made").ok().stdout == "copied\nhello\n0\n"
+    document = json.loads(buildah("inspect", "--type", "image", "localhost/built").ok().stdout)
+    assert document["OCIv1"]["config"]["Cmd"] == ["cat", "/work/made"]
+
+
+def test_a_step_that_fails_fails_the_build(buildah: Buildah, tmp_path: Path) -> None:
+    (tmp_path / "Containerfile").write_text(lines(f"FROM {buildah.image}", "RUN echo said; exit 9"))
+    told = buildah.build(tmp_path)
+    assert told.status != 0
+    assert "said" in told.output
+    assert "exit status 9" in told.stderr
+
+
+def test_runs_commands_in_a_working_container(buildah: Buildah) -> None:
+    name = buildah("from", buildah.image).ok().stdout.strip()
+    told = buildah.run(name, "sh", "-c", "echo out; echo complaint >&2; exit 7")
+    assert told.status == 7
+    assert "out\n" in told.stdout
+    assert "complaint" in told.stderr
+    assert buildah.run(name, "cat", stdin=b"all of it\n").ok().stdout == "all of it\n"
+    buildah.run(name, "touch", "/kept").ok()
+    buildah.run(name, "test", "-e", "/kept", flags=("--cap-drop", "CAP_CHOWN", "--user", "1000")).ok()
+
+
+def test_says_why_a_command_cannot_be_run_and_leaves_nothing(buildah: Buildah) -> None:
+    name = buildah("from", buildah.image).ok().stdout.strip()
+    told = buildah.run(name, "nothing-of-this-name")
+    assert told.status != 0
+    assert "nothing-of-this-name" in told.output
+    assert buildah.run(name, "true").ok().status == 0

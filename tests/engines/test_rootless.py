@@ -1,0 +1,176 @@
+"""An ordinary user: podman without root, and the runtime by hand with `spec --rootless`."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engines.engine import IMAGE, ULIMITS, call, environment, lines, need, sweep
+from support.bundles import copy_tree
+from support.container import new_id, wait_for
+from support.runtime import LAUNCHER, REPOSITORY, Result
+
+pytestmark = pytest.mark.skipif(
+    bool(need("podman", "newuidmap", "useradd", "setpriv")), reason="podman, uidmap or passwd is not installed"
+)
+
+
+class User:
+    """A user made for the test, with sub-ids as useradd gives them to everybody; `close()` takes the account away."""
+
+    def __init__(self, directory: Path, archive: Path) -> None:
+        self.directory = directory
+        self.name = f"engine{os.getpid()}"
+        call("useradd", "--create-home", "--home-dir", directory, "--shell", "/bin/sh", self.name).ok()
+        account = pwd.getpwnam(self.name)
+        self.ids = (account.pw_uid, account.pw_gid)
+        for name in ("run", "tmp"):
+            (directory / name).mkdir(mode=0o700)
+            os.chown(directory / name, *self.ids)
+        directory.chmod(0o755)
+        # The checkout may lie where only root can look.
+        shutil.copytree(REPOSITORY / "bin", directory / "pyruntime" / "bin")
+        shutil.copytree(REPOSITORY / "pyruntime", directory / "pyruntime" / "pyruntime")
+        limits = ", ".join(f'"{one}"' for one in ULIMITS)
+        (directory / "containers.conf").write_text(
+            lines(
+                "[containers]",
+                f"default_ulimits = [{limits}]",
+                'netns = "none"',
+                "[engine]",
+                'cgroup_manager = "cgroupfs"',
+                'events_logger = "file"',
+                'runtime_supports_json = ["pyruntime", "runc", "crun"]',
+            )
+        )
+        self.env = environment(
+            HOME=str(directory),
+            USER=self.name,
+            XDG_RUNTIME_DIR=str(directory / "run"),
+            TMPDIR=str(directory / "tmp"),
+            CONTAINERS_CONF=str(directory / "containers.conf"),
+        )
+        self("podman", "load", "--input", archive).ok()
+
+    def __call__(self, *argv: str | Path, **options: Any) -> Result:
+        uid, gid = self.ids
+        change = ("setpriv", f"--reuid={uid}", f"--regid={gid}", "--init-groups", "--inh-caps=-all")
+        return call(*change, *argv, env=self.env, cwd=self.directory, **options)
+
+    def close(self) -> None:
+        try:
+            self("podman", "rm", "--all", "--force", "--time", "0")
+            self("podman", "system", "migrate")
+        finally:
+            for entry in Path("/proc").iterdir():
+                if entry.name.isdigit() and _owner(entry) == self.ids[0]:
+                    try:
+                        os.kill(int(entry.name), 9)
+                    except ProcessLookupError:
+                        pass
+            sweep(self.directory)
+            wait_for(
+                lambda: not any(_owner(one) == self.ids[0] for one in Path("/proc").glob("[0-9]*")), "the user's end"
+            )
+            subprocess.run(["userdel", "--force", self.name], check=False, stderr=subprocess.DEVNULL)
+
+
+def _owner(process: Path) -> int:
+    try:
+        return process.stat().st_uid
+    except OSError:
+        return -1
+
+
+@pytest.fixture(scope="session")
+def shared_user(engine_directory: Path, archive: Path) -> Iterator[User]:
+    user = User(engine_directory / "user", archive)
+    try:
+        yield user
+    finally:
+        user.close()
+
+
+@pytest.fixture
+def user(shared_user: User) -> Iterator[User]:
+    yield shared_user
+    shared_user("podman", "rm", "--all", "--force", "--time", "0").ok()
+
+
+@pytest.fixture
+def own_program(user: User, program: str) -> str:
+    """The runtime where the user can reach it."""
+    return str(user.directory / "pyruntime" / "bin" / "pyruntime") if program == str(LAUNCHER) else program
+
+
+def test_podman_runs_a_command(user: User, own_program: str) -> None:
+    told = user(
+        "podman", "--runtime", own_program, "run", "--rm", IMAGE, "sh", "-c", "id -u; cat /proc/self/uid_map; exit 7"
+    )
+    assert told.status == 7, told
+    words = [line.split() for line in told.stdout.splitlines()]
+    assert words[0] == ["0"]
+    assert words[1] == ["0", str(user.ids[0]), "1"]
+    assert words[2][0] == "1"
+
+
+def test_podman_executes_stops_and_removes(user: User, own_program: str) -> None:
+    podman = ("podman", "--runtime", own_program)
+    user(*podman, "run", "--detach", "--name", "one", IMAGE, "sleep", "1000").ok()
+    assert user(*podman, "exec", "--user", "1000", "one", "id", "-u").ok().stdout == "1000\n"
+    assert user(*podman, "exec", "one", "nothing-of-this-name").status == 127
+    assert "sleep 1000" in user(*podman, "top", "one", "args").ok().stdout
+    user(*podman, "stop", "--time", "1", "one").ok()
+    user(*podman, "start", "one").ok()
+    user(*podman, "kill", "one").ok()
+    user(*podman, "rm", "--force", "--time", "0", "one").ok()
+
+
+def test_podman_says_why_a_command_cannot_be_run(user: User, own_program: str) -> None:
+    assert user("podman", "--runtime", own_program, "run", "--rm", IMAGE, "nothing-of-this-name").status == 127
+    assert user("podman", "--runtime", own_program, "run", "--rm", IMAGE, "/etc/passwd").status == 126
+
+
+def test_podman_mounts_and_maps(user: User, own_program: str) -> None:
+    (user.directory / "tmp" / "file").write_text("from the user\n")
+    told = user("podman", "--runtime", own_program, "run", "--rm", "--read-only", "--cap-drop", "all", "--userns", "keep-id",
+                "--volume", f"{user.directory}/tmp:/mine:ro", "--tmpfs", "/scratch", IMAGE,
+                "sh", "-c", "id -u; cat /mine/file; touch /new; touch /scratch/new")  # fmt: skip
+    assert told.stdout == lines(str(user.ids[0]), "from the user")
+    assert "Read-only file system" in told.stderr
+
+
+def test_runs_a_bundle_of_spec_rootless(user: User, own_program: str, rootfs: Path) -> None:
+    bundle = user.directory / "tmp" / new_id()
+    bundle.mkdir()
+    copy_tree(rootfs, bundle / "rootfs")
+    call("chown", "-R", f"{user.ids[0]}:{user.ids[1]}", bundle).ok()
+    user(own_program, "spec", "--rootless", "--bundle", bundle).ok()
+    config = json.loads((bundle / "config.json").read_text())
+    config["process"]["terminal"] = False
+    config["process"]["args"] = ["sh", "-c", "id -u; exec sleep 1000"]
+    (bundle / "config.json").write_text(json.dumps(config))
+    name = new_id()
+    with (bundle / "out").open("wb"):
+        pass
+    (bundle / "out").chmod(0o666)
+    start = 'out=$1; shift; exec "$@" >"$out" 2>&1'
+    user("sh", "-c", start, "sh", bundle / "out", own_program, "run", "--detach", "--bundle", bundle, name).ok()
+    try:
+        wait_for(lambda: (bundle / "out").read_text() == "0\n", "the container's word")
+        assert json.loads(user(own_program, "state", name).ok().stdout)["status"] == "running"
+        assert user(own_program, "exec", name, "sh", "-c", "id -u; cat /proc/1/comm").ok().stdout == lines("0", "sleep")
+        assert name in user(own_program, "list", "--quiet").ok().stdout.split()
+        user(own_program, "kill", name, "KILL").ok()
+        wait_for(lambda: '"stopped"' in user(own_program, "state", name).ok().stdout, "the end")
+        user(own_program, "delete", name).ok()
+        assert user(own_program, "state", name).status == 1
+    finally:
+        user(own_program, "delete", "--force", name)
