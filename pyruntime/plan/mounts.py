@@ -140,6 +140,11 @@ class Bind(_MountStep):
             return
         target = _target(place.rootfs, self.destination, kind == S_IFDIR, options.dest_nofollow)
         _check_proc(target, self.destination, tree)
+        if (posix.fstat(target).st_mode & S_IFMT == S_IFDIR) != (kind == S_IFDIR):
+            # The kernel would say EINVAL; engines explain "not a directory" to their users.
+            failure = m.FilesystemError(ENOTDIR, posix.strerror(ENOTDIR))
+            failure.detail = b"a directory and a file cannot be mounted onto each other"
+            raise failure
         if options.add or options.clear:
             m.set_attributes(tree, options.add, options.clear)
         m.attach(tree, target)
