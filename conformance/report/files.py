@@ -30,12 +30,14 @@ def write_junit(data: dict[str, Any], path: Path) -> None:
     top = ElementTree.Element("testsuites", name="OCI conformance")
     for runtime in data["runtimes"]:
         counts = runtime["case_totals"]
+        programs = [program for program in data["upstream"] if program["runtime"] == runtime["name"]]
+        unclean = sum(program["verdict"] not in ("clean", "silent") for program in programs)
         suite = ElementTree.SubElement(
             top,
             "testsuite",
             name=runtime["name"],
-            tests=str(len(runtime["cases"])),
-            failures=str(counts.get("failed", 0)),
+            tests=str(len(runtime["cases"]) + len(programs)),
+            failures=str(counts.get("failed", 0) + unclean),
             skipped=str(counts.get("skipped", 0)),
             time=str(runtime["seconds"]),
         )
@@ -51,17 +53,16 @@ def write_junit(data: dict[str, Any], path: Path) -> None:
                 tag = "failure" if row["verdict"] == "failed" else "skipped"
                 verdict = ElementTree.SubElement(element, tag, message=clean(row["reason"]))
                 verdict.text = "\n".join(f"{known[one].text} ({known[one].link})" for one in row["ids"])
-        for program in data["upstream"]:
-            if program["runtime"] == runtime["name"]:
-                element = ElementTree.SubElement(
-                    suite,
-                    "testcase",
-                    classname=f"{runtime['name']}.upstream",
-                    name=program["program"],
-                    time=f"{program['seconds']:.3f}",
-                )
-                if program["verdict"] != "clean":
-                    ElementTree.SubElement(element, "failure", message=clean(program["reason"]))
+        for program in programs:
+            element = ElementTree.SubElement(
+                suite,
+                "testcase",
+                classname=f"{runtime['name']}.upstream",
+                name=program["program"],
+                time=f"{program['seconds']:.3f}",
+            )
+            if program["verdict"] not in ("clean", "silent"):
+                ElementTree.SubElement(element, "failure", message=clean(program["reason"]))
     ElementTree.indent(top)
     ElementTree.ElementTree(top).write(path, encoding="utf-8", xml_declaration=True)
 
@@ -79,5 +80,12 @@ def write_tap(data: dict[str, Any], path: Path) -> None:
             lines.append(f"{word} {number} - {name}" + (f" # SKIP {reason}" if row["verdict"] == "skipped" else ""))
             if row["verdict"] == "failed":
                 lines.append(f"# {reason}")
+        for program in data["upstream"]:
+            if program["runtime"] == runtime["name"]:
+                number += 1
+                word = "ok" if program["verdict"] in ("clean", "silent") else "not ok"
+                counts = f"{program['ok']} ok, {program['not_ok']} not ok"
+                lines.append(f"{word} {number} - {runtime['name']} upstream::{program['program']} {program['verdict']}")
+                lines.append(f"# {counts}; {' '.join(program['reason'].split())}")
     lines.insert(1, f"1..{number}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="replace")

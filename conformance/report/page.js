@@ -103,7 +103,7 @@ function upstream() {
     for (const name of runtimes) {
       const one = data.upstream.find((entry) => entry.program === program && entry.runtime === name);
       about = (one && one.about) || about;
-      line.append(one ? make("td", {}, make("span", { class: `verdict ${one.verdict === "clean" ? "passed" : "failed"}` }, one.verdict),
+      line.append(one ? make("td", {}, make("span", { class: `verdict ${["clean", "silent"].includes(one.verdict) ? "passed" : "failed"}` }, one.verdict),
         ` ${one.ok} ok, ${one.not_ok} not ok`, make("div", { class: "reason" }, one.reason)) : make("td"));
     }
     line.append(make("td", { class: "reason" }, about));

@@ -17,8 +17,8 @@ class Reading(NamedTuple):
     """What a program said: the verdict, how many assertions held, were skipped, did not hold, and why it is not clean.
 
     Verdicts: `clean` (asserted something, all of it held, exit status 0), `silent` (asserts nothing and does not
-    complain), `complaint` (asserts nothing in TAP but reports an error), `failed`, `aborted` (ended before it asserted anything),
-    `timeout`.
+    complain), `complaint` (asserts nothing in TAP but reports an error), `failed`, `aborted` (ended before it
+    asserted anything), `timeout`.
     """
 
     verdict: str
