@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import shutil
 from pathlib import Path
 
 from conformance import cgroups, process
@@ -81,7 +81,7 @@ def path_does_not_lead_out(stage: Stage) -> None:
         require(".." not in where(stage), f"the cgroup is {where(stage)}")
     outside = [str(path) for path in (Path("/tmp") / name, Path("/sys/fs/tmp") / name) if path.exists()]
     for folder in outside:
-        stage.undo.callback(remove_quietly, folder)
+        stage.undo.callback(shutil.rmtree, folder, ignore_errors=True)
     equal(outside, [], "directories made outside the cgroup mounts")
     cgroups.remove(f"/tmp/{name}")
     for point in cgroups.mount_points().values():
@@ -131,12 +131,6 @@ def populated_cgroup_is_refused_or_shared(stage: Stage) -> None:
         stage.wait()
         stage.delete("--force")
     require(process.alive(pid), "the processes that lived in the cgroup are gone")
-
-
-def remove_quietly(folder: str) -> None:
-    """Remove an empty directory that a runtime made where it should not have."""
-    with contextlib.suppress(OSError):
-        os.rmdir(folder)
 
 
 # -- ownership --------------------------------------------------------------------------------------------------------
