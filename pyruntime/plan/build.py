@@ -122,6 +122,8 @@ def build(spec: Spec, settings: Settings) -> Plan:
         lambda destination, options: MountCgroups(
             destination, options, settings.hierarchies, settings.cgroup_unified, spaces.has("cgroup")
         ),
+        # With rootfsPropagation shared too: attaching the root takes away what makes a source a peer of the host's.
+        settings.privileged and (plan.userns or "mount" in spaces.paths or not propagation),
     )
     opening += host_mounts
     if settings.privileged:

@@ -1,7 +1,7 @@
 """`mounts` of the configuration: each entry becomes one step, in the order listed.
 
-A bind source is opened by the runtime, with the runtime's view of the host, before anything of the container runs;
-the init gets it as a detached mount. Destinations are resolved inside the rootfs by the kernel (kernel/paths.py), in
+A bind source is opened as a detached mount, with the host's files in sight: by the init at its turn, before the root
+changes, or by the runtime where the init could not. Destinations are resolved inside the rootfs by the kernel (kernel/paths.py), in
 the init, after the mounts before them are in place.
 """
 
@@ -116,14 +116,20 @@ class _MountStep(Step):
 
 
 class Bind(_MountStep):
-    """Attach an opened source to its destination in the rootfs."""
+    """Attach a source to its destination in the rootfs.
 
-    __slots__ = ("index", "source")
+    `opener` opens the source first, where the runtime has not done so.
+    """
 
-    def __init__(self, index: int, source: str, destination: str, options: Options) -> None:
+    __slots__ = ("index", "opener", "source")
+
+    def __init__(
+        self, index: int, source: str, destination: str, options: Options, opener: OpenSource | None = None
+    ) -> None:
         super().__init__(index, destination, options)
         self.index = index
         self.source = source
+        self.opener = opener
 
     def describe(self) -> str:
         return f"bind {self.source}{self._words()}"
@@ -132,6 +138,8 @@ class Bind(_MountStep):
         return self.source
 
     def apply(self, place: Place) -> None:
+        if self.opener is not None:
+            self.opener.apply(place)
         tree = place.sources.pop(self.index)
         options = self.options
         kind = posix.fstat(tree).st_mode & S_IFMT
@@ -328,12 +336,15 @@ def mount_steps(
     propagation: int,
     mapping_for: MappingFor,
     cgroup_mount: Callable[[str, Options], Step],
+    early: bool,
 ) -> tuple[list[Step], list[Step]]:
     """The steps of `mounts`: (those of the runtime, those of the init).
 
     `propagation` is what a bind source is set to before its own options count (0: stays a peer of the host's mount);
     `mapping_for(number, entry, options)` gives the user namespace of an id-mapped mount, or None;
-    `cgroup_mount(destination, options)` gives the step of a cgroup mount.
+    `cgroup_mount(destination, options)` gives the step of a cgroup mount; `early`: bind sources are opened by the
+    runtime, because the init could not (or not those of the host), otherwise by the init when it is their turn, which
+    keeps the order of the entries in mountinfo too.
     """
     host: list[Step] = []
     init: list[Step] = []
@@ -351,8 +362,13 @@ def mount_steps(
                 raise SpecError(f"{where}.source", "a bind mount needs a source")
             if not source.startswith("/"):
                 source = f"{bundle}/{source}"
-            host.append(OpenSource(number, source, options, propagation, mapping_for(number, entry, options)))
-            init.append(Bind(number, source, destination, options))
+            mapping = mapping_for(number, entry, options)
+            opener = OpenSource(number, source, options, propagation, mapping)
+            if early or mapping is not None:
+                host.append(opener)
+                init.append(Bind(number, source, destination, options))
+            else:
+                init.append(Bind(number, source, destination, options, opener))
             continue
         if not kind:
             raise SpecError(f"{where}.type", "missing; a mount needs a type, or bind or rbind among its options")
