@@ -1,8 +1,8 @@
 """`mounts` of the configuration: each entry becomes one step, in the order listed.
 
 A bind source is opened as a detached mount, with the host's files in sight: by the init at its turn, before the root
-changes, or by the runtime where the init could not. Destinations are resolved inside the rootfs by the kernel (kernel/paths.py), in
-the init, after the mounts before them are in place.
+changes, or by the runtime where the init could not. Destinations are resolved inside the rootfs by the kernel
+(kernel/paths.py), in the init, after the mounts before them are in place.
 """
 
 from __future__ import annotations
