@@ -22,6 +22,7 @@ AT_NO_AUTOMOUNT = 0x800
 OPEN_TREE_CLONE = 0x1
 OPEN_TREE_CLOEXEC = posix.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH = 0x04
+MOVE_MOUNT_T_SYMLINKS = 0x10
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
 
 FSOPEN_CLOEXEC = 0x1
@@ -94,8 +95,8 @@ def attach(tree: int, target: int) -> None:
 
 
 def attach_at(tree: int, path: bytes) -> None:
-    """Attach a detached mount at a path of the caller's own root: for paths nobody else can change."""
-    syscall(_MOVE_MOUNT, tree, b"", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH)
+    """Attach a mount at a path of the caller's own root, following links: for paths nobody else can change."""
+    syscall(_MOVE_MOUNT, tree, b"", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS)
 
 
 def set_attributes(

@@ -142,13 +142,18 @@ class ChrootOverRoot(Step):
     def apply(self, place: Place) -> None:
         # With the old root still mounted, a nested user namespace could mount a procfs or sysfs without the masks of
         # this container, because an unmasked one is visible in the mount namespace. So those go first.
-        for point in _mount_points():
+        at, points = _hosts_proc_and_sys(_mount_id(place.rootfs))
+        for point in points:
             try:
                 m.set_propagation(point, m.MS_PRIVATE, True)
                 m.umount(point, m.MNT_DETACH)
             except OSError as error:
                 if error.errno not in (EINVAL, EPERM, ENOENT):
                     raise
+        if at != b"/":
+            # Whoever joins this mount namespace lands on what is topmost on its `/`: `exec` must find the rootfs there.
+            m.set_propagation(b"/", m.MS_PRIVATE, False)
+            m.attach_at(place.rootfs, b"/")
         posix.fchdir(place.rootfs)
         posix.chroot(b".")
         posix.chdir(b"/")
@@ -192,15 +197,38 @@ def _mount_of(path: bytes) -> bytes:
     return found
 
 
-def _mount_points() -> list[bytes]:
-    """Mount points of procfs and sysfs in this namespace, the deepest first."""
+def _mount_id(descriptor: int) -> bytes:
+    """The number of the mount that a descriptor lies on, as mountinfo has it."""
+    info = posix.open(b"/proc/self/fdinfo/%d" % descriptor, posix.O_RDONLY | posix.O_CLOEXEC)
+    fields = posix.read(info, 4096).split()
+    posix.close(info)
+    return fields[fields.index(b"mnt_id:") + 1]
+
+
+def _hosts_proc_and_sys(rootfs: bytes) -> tuple[bytes, list[bytes]]:
+    """Where the mount `rootfs` is attached; the procfs and sysfs mounts that do not lie on it, the deepest first."""
+    at = b"/"
+    parents = {}
     points = []
     for line in _mountinfo():
         before, separator, after = line.partition(b" - ")
-        if separator and after.split(b" ", 1)[0] in (b"proc", b"sysfs"):
-            points.append(_unescape(before.split(b" ")[4]))
-    points.sort(key=len, reverse=True)
-    return points
+        if not separator:
+            continue
+        number, parent, _, _, point = before.split(b" ")[:5]
+        parents[number] = parent
+        if number == rootfs:
+            at = _unescape(point)
+        elif after.split(b" ", 1)[0] in (b"proc", b"sysfs"):
+            points.append((number, _unescape(point)))
+    found = []
+    for number, point in points:
+        above: bytes | None = number
+        while above is not None and above != rootfs:
+            above = parents.get(above)
+        if above is None:
+            found.append(point)
+    found.sort(key=len, reverse=True)
+    return at, found
 
 
 def _unescape(field: bytes) -> bytes:

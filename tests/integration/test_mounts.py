@@ -177,7 +177,7 @@ def test_the_whole_of_it_is_gone_afterwards(container: Make, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("options", [["tmpcopyup"], ["tmpcopyup", "ro", "size=1m"]])
 def test_a_tmpfs_with_a_copy_of_what_it_covers(container: Make, options: list[str]) -> None:
-    script = "cd /data && ls -ln sub/file && readlink link && cat sub/file && stat -c %a:%u:%g . sub && rm -f sub/file"
+    script = "cd /data && ls -ln sub/file && readlink link && cat sub/file && stat -c %a:%u:%g . sub && touch new"
     one = container(["sh", "-c", script], mount("/data", "none", options, "tmpfs"))
     data = one.bundle.rootfs / "data"
     (data / "sub").mkdir(parents=True)
