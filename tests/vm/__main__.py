@@ -1,0 +1,90 @@
+"""Run tests of this checkout in a virtual machine with cgroup v2: `python3 -m tests.vm --mode systemd tests/unit`.
+
+What is not an option of ours is pytest's. `--command` runs something else. The exit status is that of the command;
+125 means that the guest left none twice. Needs root, qemu-system-x86, busybox-static, kmod, e2fsprogs, and for the
+first run access to the packages of Debian; KVM is used where it works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from . import job, kernel, machine
+
+PROGRAMS = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "busybox": "busybox-static",
+    "depmod": "kmod",
+    "mke2fs": "e2fsprogs",
+}
+SELECTION = ["tests/integration"]
+NO_STATUS = 125
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m tests.vm", description=__doc__.split("\n")[0].split(":")[0])
+    parser.add_argument("--mode", choices=("plain", "systemd"), default="plain", help="the first process of the guest")
+    parser.add_argument("--timeout", type=float, default=1500, metavar="SECONDS", help="for one boot")
+    parser.add_argument("--memory", type=int, default=3072, metavar="MIB")
+    parser.add_argument("--emulate", action="store_true", help="without KVM; so is the second attempt of every run")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="where to leave the report of pytest")
+    parser.add_argument("--command", help="a line for the shell of the guest, instead of pytest")
+    options, rest = parser.parse_known_args()
+    if os.geteuid() != 0:
+        parser.error("needs root: the guest reads the root file system of this machine")
+    missing = [package for program, package in PROGRAMS.items() if not shutil.which(program, path=search_path())]
+    if missing:
+        parser.error("missing programs: apt-get install " + " ".join(missing))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(NO_STATUS))  # an exception, so that QEMU is ended and the files go
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyruntime" / "vm"
+    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        parts = kernel.prepare(cache)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"tests.vm: cannot prepare the kernel: {error}", file=sys.stderr)
+        return NO_STATUS
+    if options.command:
+        command = ["sh", "-c", options.command]
+    else:
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--junitxml=/run/vm/junit.xml"]
+        command += rest if any(not word.startswith("-") for word in rest) else [*SELECTION, *rest]
+    compiled = job.REPOSITORY / "tools" / "compile.py"
+    subprocess.run(["/usr/bin/python3", compiled], check=True)  # slow where the processor is emulated
+
+    with tempfile.TemporaryDirectory(dir=cache, prefix="run.") as name:
+        directory = Path(name)
+        job.pack(directory / "tree.tar", command, parts.modules)
+        for attempt in (1, 2):
+            started = time.monotonic()
+            kvm = attempt == 1 and not options.emulate and machine.kvm_works()
+            status = machine.boot(parts, options.mode, directory, options.timeout, options.memory, kvm)
+            report = directory / "share" / "junit.xml"
+            if options.junit and report.exists():
+                shutil.copyfile(report, options.junit)
+            took = time.monotonic() - started
+            if status is not None:
+                print(f"tests.vm: {options.mode}: exit status {status} after {took:.0f} s")
+                return status
+            print(f"tests.vm: {options.mode}: no exit status after {took:.0f} s; end of the console:", file=sys.stderr)
+            print((directory / "console").read_text(errors="replace")[-3000:], file=sys.stderr)
+            if attempt == 1 and took >= options.timeout:
+                break  # the tests take longer than that; the second time as well
+    return NO_STATUS
+
+
+def search_path() -> str:
+    return os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
