@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.changes import bind, linux, mount
 from support.container import Container
-from support.mountinfo import HostMounts, Mount, mount_inside, mounts
+from support.mountinfo import HostMounts, Mount, host_mounts_at, mount_inside, mounts
 
 Make = Callable[..., Container]
 
@@ -213,12 +213,12 @@ def test_nothing_of_a_container_reaches_the_host(
     """Its mounts lie on shared mounts of the host, which must not be unmounted there when it lets go of the host."""
     shared = host_mounts.tmpfs(tmp_path / "shared", "shared")
     host_mounts.tmpfs(shared / "below")
-    before = set(mounts("self"))
+    before = host_mounts_at(tmp_path)
     changes = [linux(rootfsPropagation=root)] if root else []
     one = container(
         ["sleep", "60"], bind(shared, "/m", "rbind", "rslave"), mount("/m/new", "none", [], "tmpfs"), *changes
     )
     one.create().ok()
-    assert set(mounts("self")) == before
+    assert host_mounts_at(tmp_path) == before
     one.delete("--force").ok()
-    assert set(mounts("self")) == before
+    assert host_mounts_at(tmp_path) == before

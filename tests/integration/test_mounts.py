@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.changes import bind, mount, mount_options, without_mount
 from support.container import Container
-from support.mountinfo import mounts
+from support.mountinfo import host_mounts_at, mounts
 
 Make = Callable[..., Container]
 
@@ -165,10 +165,10 @@ def test_a_readonly_bind_cannot_be_written_and_its_source_can(container: Make, t
 
 
 def test_the_whole_of_it_is_gone_afterwards(container: Make, tmp_path: Path) -> None:
-    before = set(mounts("self"))
+    before = host_mounts_at(tmp_path)
     one = container(["true"], bind(tmp_path, "/m"), mount("/n", "none", [], "tmpfs"))
     one.run().ok()
-    assert set(mounts("self")) == before
+    assert host_mounts_at(tmp_path) == before
     assert one.leaks() == []
 
 

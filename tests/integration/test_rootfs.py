@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.changes import bind, linux, mount, resources, root, user_namespace, without_mount, without_namespace
 from support.container import Container
-from support.mountinfo import mounts
+from support.mountinfo import host_mounts_at, mounts
 
 Make = Callable[..., Container]
 
@@ -69,13 +69,13 @@ def test_root_propagation(container: Make, word: str | None, tags: set[str]) -> 
 
 @pytest.mark.parametrize("propagation", [None, "shared"])
 @pytest.mark.parametrize("flags", [[], ["--no-pivot"]], ids=["pivot", "no-pivot"])
-def test_the_hosts_files_are_gone(container: Make, flags: list[str], propagation: str | None) -> None:
-    before = set(mounts("self"))
+def test_the_hosts_files_are_gone(container: Make, tmp_path: Path, flags: list[str], propagation: str | None) -> None:
+    before = host_mounts_at(tmp_path)
     look = ["sh", "-c", "ls /; ls /../..; cat /proc/self/mounts; ls /proc/self/fd/0; cat /proc/sys/kernel/hostname"]
-    one = container(
-        ["sh", "-c", f"{look[2]}; exec sleep 60"], *([linux(rootfsPropagation=propagation)] if propagation else [])
-    )
-    result = one.run("--detach", *flags).ok()
+    changes = [linux(rootfsPropagation=propagation)] if propagation else []
+    result = container(look, *changes).run(*flags).ok()
+    one = container(["sleep", "60"], *changes)
+    one.run("--detach", *flags).ok()
     again = one.exec(*look).ok()
     for text in (result.stdout, again.stdout):
         names = text.split()
@@ -85,7 +85,7 @@ def test_the_hosts_files_are_gone(container: Make, flags: list[str], propagation
     types = [one.point for one in mounts(one.pid).values() if one.type in ("proc", "sysfs")]
     # With the host's own procfs in sight a nested user namespace could mount one without masks.
     assert {point.split("/")[1] for point in types} == {"proc", "sys"}
-    assert set(mounts("self")) == before
+    assert host_mounts_at(tmp_path) == before
 
 
 # Paths that are closed.
@@ -234,7 +234,7 @@ def test_a_bound_dev_is_left_alone(container: Make, tmp_path: Path) -> None:
 # Without a mount namespace.
 
 
-def test_without_a_mount_namespace(container: Make) -> None:
+def test_without_a_mount_namespace(container: Make, tmp_path: Path) -> None:
     """Only the root directory is the container's. Nothing is mounted: it would be the host's."""
 
     def bare(config: dict[str, object]) -> None:
@@ -246,9 +246,9 @@ def test_without_a_mount_namespace(container: Make) -> None:
         without_namespace("mount"),
         linux(maskedPaths=[], readonlyPaths=[]),
     )
-    before = set(mounts("self"))
+    before = host_mounts_at(tmp_path)
     one.run("--detach").ok()
     assert os.readlink(one.proc("ns/mnt")) == os.readlink("/proc/self/ns/mnt")
     assert os.readlink(one.proc("root")) == str(one.bundle.rootfs)
     assert one.exec("sh", "-c", "ls /bin/busybox").ok().stdout == "/bin/busybox\n"
-    assert set(mounts("self")) == before
+    assert host_mounts_at(tmp_path) == before

@@ -27,6 +27,13 @@ def mounts(pid: int | str) -> dict[str, Mount]:
     return {one.point: one for one in map(Mount, Path(f"/proc/{pid}/mountinfo").read_text().splitlines())}
 
 
+def host_mounts_at(*directories: Path) -> set[str]:
+    """Mount points of the host below these directories, and at the places where a container has its own. Elsewhere
+    other programs of this machine come and go."""
+    places = (*map(str, directories), "/proc", "/sys", "/dev", "/m", "/n", "/volume")
+    return {point for point in mounts("self") if any(point == one or point.startswith(f"{one}/") for one in places)}
+
+
 def mount_inside(pid: int, *words: str) -> subprocess.CompletedProcess[str]:
     """Run mount(8) of the container (a busybox) in the mount namespace of `pid`, with all privileges."""
     return subprocess.run(
