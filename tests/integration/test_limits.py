@@ -104,8 +104,8 @@ def test_hugepages(container: Make) -> None:
 
 def test_devices(container: Make) -> None:
     everything = {kind: ["CAP_MKNOD"] for kind in ("bounding", "effective", "permitted")}
-    # 60:0 is a number for experiments that no driver has, so opening it is ENXIO where it is allowed. Making nodes is allowed by
-    # default, as with every other runtime.
+    # 60:0 is a number for experiments that no driver has, so opening it is ENXIO where it is allowed.
+    # Making nodes is allowed by default, as with every other runtime.
     script = ["sh", "-c", "mknod /dev/k c 60 0 && cat /dev/k"]
     rules = [{"allow": False, "access": "rwm"}]
     for allow, expected in (
