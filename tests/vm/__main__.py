@@ -66,7 +66,7 @@ def main() -> int:
         job.pack(directory / "tree.tar", command, parts.modules)
         for attempt in (1, 2):
             started = time.monotonic()
-            kvm = attempt == 1 and not options.emulate and machine.kvm_works()
+            kvm = attempt == 1 and not options.emulate and not kvm_failed(cache) and machine.kvm_works()
             status = machine.boot(parts, options.mode, directory, options.timeout, options.memory, kvm)
             report = directory / "share" / "junit.xml"
             if options.junit and report.exists():
@@ -75,11 +75,23 @@ def main() -> int:
             if status is not None:
                 print(f"tests.vm: {options.mode}: exit status {status} after {took:.0f} s")
                 return status
+            if kvm and not (directory / "share" / "started").exists():
+                (cache / "no-kvm").write_text(boot_id())
             print(f"tests.vm: {options.mode}: no exit status after {took:.0f} s; end of the console:", file=sys.stderr)
             print((directory / "console").read_text(errors="replace")[-3000:], file=sys.stderr)
             if attempt == 1 and took >= options.timeout:
                 break  # the tests take longer than that; the second time as well
     return NO_STATUS
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text()
+
+
+def kvm_failed(cache: Path) -> bool:
+    """Whether a guest did not boot with KVM since this machine was started: it would not the next time either."""
+    mark = cache / "no-kvm"
+    return mark.exists() and mark.read_text() == boot_id()
 
 
 def search_path() -> str:
