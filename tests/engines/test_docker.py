@@ -217,8 +217,8 @@ def test_restarts_by_its_policy(docker: Docker) -> None:
 
 
 def test_confines(docker: Docker) -> None:
-    told = docker.run("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--tmpfs", "/scratch", "--",
-                      "sh", "-c", "touch /new; touch /scratch/new && cat /proc/self/status")  # fmt: skip
+    told = docker.run("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--tmpfs", "/scratch",
+                      "--", "sh", "-c", "touch /new; touch /scratch/new && cat /proc/self/status")  # fmt: skip
     assert "Read-only file system" in told.stderr
     assert int(status_field(told.ok().stdout, "CapEff"), 16) == 0
     assert status_field(told.stdout, "NoNewPrivs") == "1"
@@ -229,7 +229,8 @@ def test_mounts_volumes_devices_and_sets_names(docker: Docker, tmp_path: Path) -
     (tmp_path / "file").write_text("from the host\n")
     told = docker.run("--volume", f"{tmp_path}:/host:ro", "--device", "/dev/null:/dev/zilch", "--hostname", "myself",
                       "--sysctl", "kernel.msgmax=4321", "--init", "--",
-                      "sh", "-c", "cat /host/file /proc/sys/kernel/msgmax; hostname; : >/dev/zilch; cat /proc/1/comm")  # fmt: skip
+                      "sh", "-c",
+                      "cat /host/file /proc/sys/kernel/msgmax; hostname; : >/dev/zilch; cat /proc/1/comm")  # fmt: skip
     assert told.ok().stdout == lines("from the host", "4321", "myself", "docker-init")
 
 

@@ -140,8 +140,8 @@ def test_podman_says_why_a_command_cannot_be_run(user: User, own_program: str) -
 
 def test_podman_mounts_and_maps(user: User, own_program: str) -> None:
     (user.directory / "tmp" / "file").write_text("from the user\n")
-    told = user("podman", "--runtime", own_program, "run", "--rm", "--read-only", "--cap-drop", "all", "--userns", "keep-id",
-                "--volume", f"{user.directory}/tmp:/mine:ro", "--tmpfs", "/scratch", IMAGE,
+    told = user("podman", "--runtime", own_program, "run", "--rm", "--read-only", "--cap-drop", "all",
+                "--userns", "keep-id", "--volume", f"{user.directory}/tmp:/mine:ro", "--tmpfs", "/scratch", IMAGE,
                 "sh", "-c", "id -u; cat /mine/file; touch /new; touch /scratch/new")  # fmt: skip
     assert told.stdout == lines(str(user.ids[0]), "from the user")
     assert "Read-only file system" in told.stderr
