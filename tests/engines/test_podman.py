@@ -346,7 +346,8 @@ def test_sets_ulimits_sysctls_and_names(podman: Podman) -> None:
                       "--hostname", "myself", "--add-host", "friend:10.1.2.3",
                       "--oom-score-adj", "123", "--umask", "0027",
                       "--", "sh", "-c", "ulimit -n; ulimit -Hn; cat /proc/sys/net/ipv4/ip_forward"
-                      " /proc/sys/kernel/msgmax; hostname; grep -c friend /etc/hosts; cat /proc/self/oom_score_adj; umask")  # fmt: skip
+                      " /proc/sys/kernel/msgmax; hostname; "
+                      "grep -c friend /etc/hosts; cat /proc/self/oom_score_adj; umask")  # fmt: skip
     assert told.ok().stdout == lines("333", "444", "1", "4321", "myself", "1", "123", "0027")
 
 

@@ -23,7 +23,8 @@ read = lambda: set(open("/proc/self/mountinfo").read().split(chr(10)))
 before = read()
 status = subprocess.run(sys.argv[1:]).returncode
 after = read()
-lost = [line for line in before - after if line.split()[4].startswith(("/proc", "/sys", "/dev")) or line.split()[4] == "/"]
+points = [line.split()[4] for line in before - after]
+lost = [point for point in points if point == "/" or point.startswith(("/proc", "/sys", "/dev"))]
 print("host", "changed" if after - before or lost else "same")
 sys.exit(status)
 """
