@@ -127,15 +127,21 @@ class Connection:
         another than the one that the peer sees."""
         self.socket.sendall(b"\0AUTH EXTERNAL\r\n")
         answer = self._line()
+        begun = False
         if answer.startswith(b"DATA"):
-            self.socket.sendall(b"DATA\r\n")
+            # systemd sleeps over a call that arrives together with BEGIN: it has read the call already and waits for
+            # more. With BEGIN before its OK, and our call after, the two never arrive together. A bus does not mind,
+            # but may refuse DATA, and then BEGIN is an error.
+            begun = self.direct
+            self.socket.sendall(b"DATA\r\nBEGIN\r\n" if begun else b"DATA\r\n")
             answer = self._line()
-        if answer.startswith(b"REJECTED"):  # a server that wants to be told
+        if answer.startswith(b"REJECTED") and not begun:  # a server that wants to be told
             self.socket.sendall(b"AUTH EXTERNAL " + str(posix.geteuid()).encode().hex().encode() + b"\r\n")
             answer = self._line()
         if not answer.startswith(b"OK"):
             raise RuntimeFailure(f"{self.address}: D-Bus authentication failed: {answer.decode('utf-8', 'replace')}")
-        self.socket.sendall(b"BEGIN\r\n")
+        if not begun:
+            self.socket.sendall(b"BEGIN\r\n")
 
     def _line(self) -> bytes:
         # Byte by byte: what follows the line belongs to the next reader.
