@@ -56,19 +56,23 @@ class CreateOptions:
 
 def create(context: Context, container_id: str, bundle: str, options: CreateOptions) -> None:
     """Make a container that waits for `start`. Raises RuntimeFailure, and then leaves nothing behind."""
-    launch = _launch(context, container_id, bundle, options, detached=True, gated=True)
+    from pyruntime.container import setup
+
+    launch = setup.launch(context, container_id, bundle, options, detached=True, gated=True)
     _hand_over(launch, options)
     launch.release()
 
 
 def run(context: Context, container_id: str, bundle: str, options: CreateOptions) -> int:
     """create, start and, unless detached, wait and delete. Returns the exit status to leave with."""
+    from pyruntime.container import setup
+
     if not options.detach and not options.no_subreaper:
         # Orphans of the container that escape its pid namespace come back to us, and not to whoever runs us.
         from pyruntime.kernel.processes import prctl
 
         prctl(PR_SET_CHILD_SUBREAPER, 1)
-    launch = _launch(context, container_id, bundle, options, detached=options.detach, gated=False)
+    launch = setup.launch(context, container_id, bundle, options, detached=options.detach, gated=False)
     _hand_over(launch, options)
     assert launch.record is not None
     terminal = None
@@ -96,21 +100,6 @@ def run(context: Context, container_id: str, bundle: str, options: CreateOptions
         if not options.keep:
             destroy(launch.record)
     return status
-
-
-def _launch(
-    context: Context, container_id: str, bundle: str, options: CreateOptions, *, detached: bool, gated: bool
-) -> Launch:
-    """Bring a container to "created". The kernel is warned of the coming moves between cgroups before all else."""
-    from pyruntime.cgroups import early
-
-    waiting = early.begin() if context.cgroup_manager != "disabled" else 0
-    try:
-        from pyruntime.container import setup
-
-        return setup.launch(context, container_id, bundle, options, detached=detached, gated=gated)
-    finally:
-        early.finish(waiting)
 
 
 def start(context: Context, container_id: str) -> None:

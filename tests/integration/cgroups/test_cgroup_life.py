@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from support.cgroups import NATIVE, PARENT, Place, on_v1, places, read
 
-from pyruntime.cgroups import early, manager
+from pyruntime.cgroups import manager
 from pyruntime.errors import RuntimeFailure, SpecError
 from pyruntime.kernel import cgroupfs, processes
 
@@ -269,17 +269,3 @@ def test_few_files_are_touched(native: Place, monkeypatch: pytest.MonkeyPatch) -
     assert calls.count("mkdir") == hierarchies
     # freezer.state, cpus and mems of the cpuset and of its parent, and the four writes of the limits
     assert calls.count("open") <= hierarchies + device_rules + 1 + 6 + 2
-
-
-@on_v1
-def test_taking_the_lock_early_changes_nothing() -> None:
-    before = Path("/proc/self/cgroup").read_text()
-    children = set(os.listdir("/proc/self/task"))
-    pid = early.begin()
-    assert pid > 0
-    early.finish(pid)
-    assert not Path(f"/proc/{pid}").exists(), "no zombie is left"
-    assert Path("/proc/self/cgroup").read_text() == before
-    assert set(os.listdir("/proc/self/task")) == children
-    early.finish(pid)
-    early.finish(0)
