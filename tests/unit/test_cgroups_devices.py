@@ -109,7 +109,7 @@ def test_as_the_kernel_decides() -> None:
     assert not DeviceList([DENY_ALL, (True, "c", 1, 3, "rw"), (False, "c", 1, 3, "w")]).allows("c", 1, 3, "w")
 
 
-NUMBERS = st.sampled_from([ANY, 0, 1, 3, 255, 4095, 0xFFFFFFFF])
+NUMBERS = st.sampled_from([ANY, 0, 1])  # few, so that rules meet each other and what is asked
 LETTERS = st.sampled_from(["r", "w", "m", "rw", "rm", "wm", "rwm"])
 RULES = st.lists(st.tuples(st.booleans(), st.sampled_from("abc"), NUMBERS, NUMBERS, LETTERS), max_size=12)
 
