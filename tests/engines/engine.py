@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import signal
@@ -106,6 +107,23 @@ def make_archive(directory: Path) -> Path:
     return path
 
 
+def hide_controllers_of_version_2(directory: Path) -> None:
+    """Move to a mount namespace of our own, in which cgroup v2, beside mounts of version 1, has no controllers.
+
+    crun refuses a host where version 2 has any (one that nobody has mounted as version 1 falls to it). The file that
+    it reads is covered for us and our children; the host's mounts stay as they are.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(0x00020000) != 0:  # CLONE_NEWNS
+        raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWNS)")
+    subprocess.run(["mount", "--make-rslave", "/"], check=True)  # mounts of others go away here when they do outside
+    empty = directory / "empty"
+    empty.touch()
+    for mount in cgroup_mounts("cgroup2"):
+        if cgroup_mounts("cgroup"):
+            subprocess.run(["mount", "--bind", empty, mount / "cgroup.controllers"], check=True)
+
+
 def mounts_below(directory: Path) -> list[str]:
     """Mount points below a directory, the innermost last."""
     found = []
@@ -166,11 +184,12 @@ def remove_cgroups(name: str) -> list[str]:
     return left
 
 
-def cgroup_mounts() -> list[Path]:
+def cgroup_mounts(*types: str) -> list[Path]:
+    """Where cgroup hierarchies are mounted: all, or those of type "cgroup" (version 1) or "cgroup2"."""
     found = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
-        if after.startswith(("cgroup ", "cgroup2 ")):
+        if after.split()[0] in (types or ("cgroup", "cgroup2")):
             found.append(Path(before.split()[4]))
     return found
 
