@@ -154,6 +154,11 @@ def start() -> int:
 
 if __name__ == "__main__":
     gc.disable()
+    if b"PYRUNTIME_PROFILE" in posix.environ:
+        profile = type(sys)("profile")
+        loader = _frozen_importlib_external.SourceFileLoader("profile", __file__[:-11] + "profile.py")
+        exec(loader.get_code("profile"), profile.__dict__)  # type: ignore[arg-type]
+        start = profile.of(start, globals())
     status = start()
     flush()
     posix._exit(status)

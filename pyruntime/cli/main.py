@@ -50,6 +50,8 @@ GLOBAL_FLAGS = (
     Flag("rootless", "go without cgroups that may not be written to: true, false, or auto "
          "for anybody but the real root", default="auto", value="BOOL", choices=("true", "false", "auto")),
     Flag("criu", "the criu program for checkpoint and restore (default: found in the usual directories)", value="PATH"),
+    Flag("profile", "write a timeline of steps and imports to FILE, for Perfetto or chrome://tracing; "
+         "into a new file when it ends with a slash. The variable PYRUNTIME_PROFILE does the same", value="FILE"),
     Flag("version", "print the version", short="v", kind=BOOL),
     Flag("V", "print the version", kind=BOOL, hidden=True),
 )  # fmt: skip
@@ -189,6 +191,8 @@ def main(argv: list[str], refused: RuntimeFailure | None = None) -> int:
         try:
             options = parse(argv[1:], GLOBAL_FLAGS, options_first=True)
             words = options.arguments
+            if options.given("profile"):
+                _profile(options.text("profile"))
             if options.on("version") or options.on("V"):
                 from pyruntime.cli import version
 
@@ -242,6 +246,18 @@ def main(argv: list[str], refused: RuntimeFailure | None = None) -> int:
 
 def _path(name: object) -> str:
     return name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else str(name)
+
+
+def _profile(path: str) -> None:
+    """Begin anew with a timeline, from the first import on."""
+    from pyruntime import profile
+
+    if "\0" in path or not path:
+        raise RuntimeFailure("--profile needs the path of a file")
+    try:
+        profile.restart(absolute(path))
+    except OSError as error:
+        raise RuntimeFailure(f"--profile {path}: {log.reason(error)}") from None
 
 
 def _help(words: list[str]) -> int:

@@ -36,7 +36,7 @@ METHODS: tuple[str, ...] = ("overlay", "memfd", "file")
 # the next stage would obey, and no secret that would lie in the memory of a process near the container (P3).
 ENVIRONMENT = (
     b"DBUS_SESSION_BUS_ADDRESS", b"HOME", b"LISTEN_FDNAMES", b"LISTEN_FDS", b"LISTEN_PID", b"LOGNAME",
-    b"NOTIFY_SOCKET", b"PATH", b"TERM", b"TMPDIR", b"TZ", b"USER", b"XDG_RUNTIME_DIR",
+    b"NOTIFY_SOCKET", b"PATH", b"PYRUNTIME_PROFILE", b"TERM", b"TMPDIR", b"TZ", b"USER", b"XDG_RUNTIME_DIR",
 )  # fmt: skip
 
 F_SEALS = 0x1 | 0x2 | 0x4 | 0x8  # F_SEAL_SEAL, SHRINK, GROW, WRITE
@@ -91,7 +91,7 @@ def protect(script: str, arguments: list[str]) -> None:
 def _replace(exe: int, methods: tuple[str, ...], command: list[str], failures: list[str]) -> None:
     """Execute a protected copy of `exe` by the first method that works. Returns only if none does."""
     environment = {name: posix.environ[name] for name in ENVIRONMENT if name in posix.environ}
-    environment.update(_library_path(exe))
+    environment.update(library_path(exe))
     for method in methods:
         argv = [sys.executable, "-I", "-S", "-E", "-B", "-X", "utf8", "-X", "sealed=" + method, *command]
         for replacement in _REPLACEMENTS[method](exe, failures):
@@ -268,7 +268,7 @@ def _copy(source: int, target: int) -> None:
         done += count
 
 
-def _library_path(exe: int) -> dict[bytes, bytes]:
+def library_path(exe: int) -> dict[bytes, bytes]:
     """LD_LIBRARY_PATH for an interpreter whose libpython is a library beside it (RUNPATH $ORIGIN): a copy of the
     executable has no such neighbour."""
     if posix.fstat(exe).st_size > STUB_SIZE:
