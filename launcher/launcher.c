@@ -19,7 +19,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { FSOPEN = 430, FSCONFIG = 431, FSMOUNT = 432, EXECVEAT = SYS_execveat };
+enum { FSOPEN = 430, FSCONFIG = 431, FSMOUNT = 432, EXECVEAT = SYS_execveat, CLOSE_RANGE = 436 };
 enum { SET_FLAG = 0, SET_STRING = 1, CREATE = 6 };
 enum { CLOEXEC = 1, RDONLY_NOSUID_NODEV = 0x1 | 0x2 | 0x4 };
 
@@ -29,7 +29,7 @@ static const char *const sealed_verbs[] = {"create", "run", "exec", "restore", N
 /* What the replacement keeps of the environment; see ENVIRONMENT in pyruntime/kernel/seal.py. */
 static const char *const kept_variables[] = {
     "DBUS_SESSION_BUS_ADDRESS", "HOME", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "LOGNAME", "NOTIFY_SOCKET",
-    "PATH", "TERM", "TMPDIR", "TZ", "USER", "XDG_RUNTIME_DIR", NULL,
+    "PATH", "PYRUNTIME_PROFILE", "TERM", "TMPDIR", "TZ", "USER", "XDG_RUNTIME_DIR", NULL,
 };
 
 static char bin[PATH_MAX];          /* the directory that this program lies in */
@@ -94,6 +94,50 @@ static int must_seal(int count, char **words) {
         if (is_one_of(words[i], sealed_verbs))
             return 1;
     return 0;
+}
+
+/* Our own cgroup.procs, in any hierarchy where we may write it: an open descriptor, or -1. */
+static int open_own_cgroup(void) {
+    static const char *const roots[] = {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"};
+    char text[4096], path[4096 + 64];
+    int file = open("/proc/self/cgroup", O_RDONLY | O_CLOEXEC);
+    ssize_t length = file < 0 ? -1 : read(file, text, sizeof text - 1);
+    if (length <= 0)
+        return -1;
+    text[length] = 0;
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        char *names = strchr(line, ':'), *inside = names ? strchr(names + 1, ':') : NULL;
+        if (!inside)
+            continue;
+        *inside++ = 0;
+        if (strncmp(++names, "name=", 5) == 0)
+            names += 5;
+        for (size_t i = 0; i < (*names ? 1 : sizeof roots / sizeof *roots); i++) {
+            snprintf(path, sizeof path, "%s/%s%s/cgroup.procs", roots[i], names, inside);
+            if ((file = open(path, O_WRONLY | O_CLOEXEC)) >= 0)
+                return file;
+        }
+    }
+    return -1;
+}
+
+/* Have the kernel begin the wait that it makes whoever moves a process between cgroups go through.
+ *
+ * All moves take one lock (cgroup_threadgroup_rwsem), which lets everybody else be fast by making the first who takes
+ * it wait for a grace period of RCU, 5 to 20 ms; those who come soon after do not wait. The container's process will be
+ * moved in 10 ms from now, so a helper takes the lock now: it moves itself to the cgroup that it is in. Where it cannot,
+ * nothing is lost but time. Returns the helper's pid, which Python reaps when it has made its own move, or -1.
+ */
+static long begin_cgroup_wait(void) {
+    long pid = syscall(SYS_clone, 0, 0, 0, 0, 0); /* no signal at its end: nobody may take it for a child of theirs */
+    if (pid != 0)
+        return pid;
+    if (syscall(CLOSE_RANGE, 0, ~0U, 0) == 0) { /* who reads our output must not have to wait for the helper's end */
+        int file = open_own_cgroup();
+        if (file >= 0 && write(file, "0", 1) < 0)
+            _exit(1);
+    }
+    _exit(0);
 }
 
 /* The interpreter's file on a detached overlay with no upper layer, whose super block nobody can make writable. */
@@ -171,7 +215,18 @@ int main(int argc, char **argv, char **environment) {
     for (size_t i = 0; i < sizeof options / sizeof *options; i++)
         command[at++] = (char *)options[i];
     size_t rest = at;
-    if (must_seal(argc - 1, argv + 1) && strncmp(python, "/run/", 5) != 0) {
+    char helper[32] = "";
+    int starts = must_seal(argc - 1, argv + 1);
+    if (starts) {
+        long pid = begin_cgroup_wait();
+        if (pid > 0) {
+            snprintf(helper, sizeof helper, "helper=%ld", pid);
+            command[at++] = "-X";
+            command[at++] = helper;
+            rest = at;
+        }
+    }
+    if (starts && strncmp(python, "/run/", 5) != 0) {
         int file = open_sealed(python);
         if (file >= 0) {
             command[at++] = "-X";

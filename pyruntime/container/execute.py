@@ -314,6 +314,7 @@ class _Exec(Child):
             posix.close(descriptor)
         if self.record.data["cgroup"].get("paths"):
             where.add(pid, self.init[1])
+            p.reap_launcher_helper()
         if self.limits:
             from pyruntime.plan.limits import raise_hard_limits
 

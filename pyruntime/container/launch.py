@@ -276,6 +276,7 @@ class Launch(Child):
         self.cgroup.create()
         self.has_cgroup = True
         self.cgroup.add(self.pid)
+        p.reap_launcher_helper()
         self.cgroup.apply()
         for warning in self.cgroup.warnings:
             report.warn(warning)

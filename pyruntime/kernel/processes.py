@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posix
+import sys
 from _struct import pack
 
 from pyruntime.kernel.libc import NR, syscall
@@ -17,6 +18,8 @@ CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 CLONE_PARENT = 0x00008000
 CLONE_INTO_CGROUP = 0x200000000
+
+WALL = 0x40000000  # waitpid: children that send no SIGCHLD as well, see clone(2)
 
 PIDFD_NONBLOCK = posix.O_NONBLOCK
 NS_GET_NSTYPE = 0xB703
@@ -74,6 +77,19 @@ def close_from(first: int, last: int = 0xFFFFFFFF) -> None:
     """Really close every descriptor from `first` to `last`; close-on-exec would come too late (CVE-2024-21626)."""
     if first <= last:
         syscall(_CLOSE_RANGE, first, last, 0)
+
+
+def reap_launcher_helper() -> None:
+    """Reap the process that the launcher has left us to make the kernel ready for a move between cgroups.
+
+    Called after the first move, when it has done its work: see begin_cgroup_wait() in launcher/launcher.c.
+    """
+    pid = str(sys._xoptions.get("helper", ""))
+    if pid.isdigit() and int(pid) > 0:
+        try:
+            posix.waitpid(int(pid), WALL)
+        except ChildProcessError:
+            pass  # not started by the launcher, or reaped before
 
 
 def prctl(option: int, value: int = 0, c: int = 0, d: int = 0, e: int = 0) -> int:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.bundles import Bundle
+from support.container import wait_for
 from support.runtime import LAUNCHER, REPOSITORY, compile_launcher
 
 VERSION = "python3.11" if Path("/usr/bin/python3.11").exists() else Path(os.path.realpath("/usr/bin/python3")).name
@@ -168,7 +172,10 @@ def test_pip_installs_a_working_command(tmp_path: Path) -> None:
     """`pip install .` in a fresh virtual environment; the modules are compiled, because a start never does it."""
     checkout = tmp_path / "checkout"
     shutil.copytree(
-        REPOSITORY, checkout, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", "tests")
+        REPOSITORY,
+        checkout,
+        symlinks=True,
+        ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", "tests", "build"),
     )
     venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
     subprocess.run(
@@ -187,3 +194,56 @@ def test_pip_installs_a_working_command(tmp_path: Path) -> None:
     assert sources == {
         path.relative_to(REPOSITORY / "pyruntime").with_suffix("") for path in REPOSITORY.glob("pyruntime/**/*.py")
     }
+
+
+@pytest.fixture(scope="session")
+def compiled_runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compiled launcher beside this checkout's package."""
+    directory = tmp_path_factory.mktemp("compiled")
+    (directory / "bin").mkdir()
+    (directory / "pyruntime").symlink_to(REPOSITORY / "pyruntime")
+    for name in ("python3", VERSION):
+        (directory / "bin" / name).symlink_to(os.path.realpath("/usr/bin/python3"))
+    return compile_launcher(directory / "bin" / "pyruntime")
+
+
+@pytest.mark.parametrize("verb", ["run", "create", "exec"])
+def test_the_wait_for_cgroup_moves_begins_with_the_launcher(compiled_runtime: Path, tmp_path: Path, verb: str) -> None:
+    """Before the interpreter exists, a helper that holds nothing of the caller's moves itself where it already is."""
+    trace = tmp_path / "trace"
+    words = ["strace", "-f", "-qq", "-o", str(trace), "-e", "trace=close_range,write,execveat,execve,openat,wait4"]
+    subprocess.run([*words, compiled_runtime, verb, "no-such-container"], capture_output=True, check=False, cwd="/")
+    calls = [line.split(None, 1) for line in trace.read_text().splitlines()]
+    launcher = calls[0][0]
+    helper = [call for pid, call in calls if pid != launcher]
+    assert helper[0].startswith("close_range(0, 4294967295, 0)"), calls
+    own = Path("/proc/self/cgroup").read_text()
+    procs = [call.split('"')[1] for call in helper if "cgroup.procs" in call and not call.rstrip().endswith(")")]
+    assert procs, helper
+    assert any(procs[-1].endswith(f"{line.split(':', 2)[2].rstrip('/')}/cgroup.procs") for line in own.splitlines())
+    assert any(re.match(r'write\(\d, "0", 1', call) for call in helper), helper
+
+
+def test_other_verbs_start_no_helper(compiled_runtime: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    words = ["strace", "-f", "-qq", "-o", str(trace), "-e", "trace=process", compiled_runtime, "state", "nobody"]
+    subprocess.run(words, capture_output=True, check=False)
+    assert "clone" not in trace.read_text()
+
+
+def test_the_helper_is_reaped_before_the_program_runs(
+    compiled_runtime: Path, bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    runtime = [compiled_runtime, "--root", str(tmp_path / "root")]
+    process = subprocess.Popen(
+        [*runtime, "run", "-b", bundle(["sleep", "100"]).path, "reaped"], stdin=subprocess.DEVNULL
+    )
+    try:
+        state = [*runtime, "state", "reaped"]
+        wait_for(lambda: b'"running"' in subprocess.run(state, capture_output=True, check=False).stdout, "the program")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) == 1
+        assert Path(f"/proc/{children[0]}/comm").read_text().strip() in ("sleep", "busybox")
+    finally:
+        subprocess.run([*runtime, "kill", "reaped", "KILL"], check=False)
+        assert process.wait(30) == 137
