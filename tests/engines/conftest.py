@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engines.engine import hide_controllers_of_version_2, make_archive
+from engines.engine import hide_controllers_of_version_2, make_archive, need
+from engines.kubelet import PLUGINS, Kubelet, handlers
 from support.runtime import LAUNCHER, find
 
 
@@ -38,3 +39,25 @@ def programs(request: pytest.FixtureRequest) -> dict[str, str]:
     """All runtimes of this session by name, for daemons that have to be told before."""
     chosen = [find(name) for name in request.config.getoption("--runtime")] or [str(LAUNCHER)]
     return {Path(program).name: program for program in chosen}
+
+
+@pytest.fixture(scope="session")
+def shared_kubelet(engine_directory: Path, archive: Path, programs: dict[str, str]) -> Iterator[Kubelet]:
+    if need("containerd", "ctr", "ip", "nsenter") or PLUGINS is None:
+        pytest.skip("containerd, iproute2 or containernetworking-plugins is not installed")
+    pytest.importorskip("grpc", reason="grpcio is not installed")
+    kubelet = Kubelet(engine_directory / "cri", archive, handlers(programs))
+    left = []
+    try:
+        yield kubelet
+    finally:
+        left = kubelet.close()
+    assert not left, f"the CRI plugin left behind: {left}"
+
+
+@pytest.fixture
+def kubelet(shared_kubelet: Kubelet, program: str) -> Iterator[Kubelet]:
+    """A kubelet whose pods run under the runtime of this test."""
+    shared_kubelet.handler = Path(program).name
+    yield shared_kubelet
+    shared_kubelet.clean()
