@@ -120,7 +120,7 @@ def hide_controllers_of_version_2(directory: Path) -> None:
     empty = directory / "empty"
     empty.touch()
     for mount in cgroup_mounts("cgroup2"):
-        if cgroup_mounts("cgroup"):
+        if mount.parent == Path("/sys/fs/cgroup"):  # and not one of somebody's container
             subprocess.run(["mount", "--bind", empty, mount / "cgroup.controllers"], check=True)
 
 
