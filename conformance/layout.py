@@ -21,7 +21,9 @@ CGROUP = Path("/sys/fs/cgroup")
 
 def apply(layout: str) -> None:
     """Give the calling process, which has a private mount namespace, one of the layouts."""
-    present = {one.point: one for one in process.mounts_of() if one.type in ("cgroup", "cgroup2")}
+    mounted = {one.point: one for one in process.mounts_of() if one.type in ("cgroup", "cgroup2")}
+    # Those of containers, which show up where mounts propagate to the host, have the same names elsewhere.
+    present = {point: one for point, one in mounted.items() if Path(point) == CGROUP or Path(point).parent == CGROUP}
     if layout == "as-is" or str(CGROUP) in present or not present:
         return
     stage = Path(tempfile.mkdtemp(prefix="conformance-cgroup-"))
