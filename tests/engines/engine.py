@@ -119,8 +119,12 @@ def hide_controllers_of_version_2(directory: Path) -> None:
     subprocess.run(["mount", "--make-rslave", "/"], check=True)  # mounts of others go away here when they do outside
     empty = directory / "empty"
     empty.touch()
-    for mount in cgroup_mounts("cgroup2"):
-        if mount.parent == Path("/sys/fs/cgroup"):  # and not one of somebody's container
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        point = line.split()[4]
+        if " - cgroup" in line and not point.startswith("/sys/fs/cgroup/"):  # engines would look there
+            subprocess.run(["umount", "--lazy", point], check=True)
+    if cgroup_mounts("cgroup"):
+        for mount in cgroup_mounts("cgroup2"):
             subprocess.run(["mount", "--bind", empty, mount / "cgroup.controllers"], check=True)
 
 
@@ -189,9 +193,21 @@ def cgroup_mounts(*types: str) -> list[Path]:
     found = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
-        if after.split()[0] in (types or ("cgroup", "cgroup2")):
-            found.append(Path(before.split()[4]))
+        point = Path(before.split()[4])
+        if after.split()[0] in (types or ("cgroup", "cgroup2")) and point.is_relative_to("/sys/fs/cgroup"):
+            found.append(point)  # and not what containers without a mount namespace have mounted
     return found
+
+
+def unmounted_hierarchies() -> list[str]:
+    """Hierarchies of cgroup version 1 that exist, but not here: another mount namespace has, or had, them."""
+    mounted = set()
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        if after.startswith("cgroup ") and before.split()[4].startswith("/sys/fs/cgroup/"):
+            mounted.update(after.split()[2].split(","))
+    words = [line.split(":")[1] for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    return [word for word in words if word and not mounted & set(word.split(","))]
 
 
 def cgroup_of(pid: int, controller: str) -> Path:
@@ -200,6 +216,8 @@ def cgroup_of(pid: int, controller: str) -> Path:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         words = after.split()
+        if not before.split()[4].startswith("/sys/fs/cgroup"):
+            continue
         if words[0] == "cgroup2":
             mounts[""] = Path(before.split()[4])
         elif words[0] == "cgroup":

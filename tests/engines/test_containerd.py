@@ -170,6 +170,7 @@ def test_pauses_and_resumes(containerd: Containerd) -> None:
     assert containerd("tasks", "exec", "--exec-id", "e", name, "echo", "up").ok().stdout == "up\n"
 
 
+@pytest.mark.usefixtures("all_hierarchies_mounted")
 def test_limits_memory_and_shows_metrics(containerd: Containerd) -> None:
     name = containerd.start("--memory-limit", str(64 << 20), "--", "sleep", "1000")
     assert memory_limit(containerd.tasks()[name][0]) == 64 << 20

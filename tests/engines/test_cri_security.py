@@ -26,7 +26,8 @@ def test_runs_as_a_user_with_groups(kubelet: Kubelet) -> None:
 
 def test_the_sandbox_runs_as_a_user_too(kubelet: Kubelet) -> None:
     pod = kubelet.pod(security={"run_as_user": {"value": 1000}, "readonly_rootfs": True})
-    assert status_field(Path(f"/proc/{pod.pid}/status").read_text(), "Uid").split() == ["1000"] * 4
+    status = Path(f"/proc/{pod.pid}/status")
+    wait_for(lambda: status_field(status.read_text(), "Uid").split() == ["1000"] * 4, "the user of the sandbox")
 
 
 def test_adds_and_drops_capabilities(kubelet: Kubelet) -> None:
@@ -68,7 +69,8 @@ def test_masks_paths_and_makes_others_read_only(kubelet: Kubelet) -> None:
 
 def test_filters_system_calls(kubelet: Kubelet, tmp_path: Path) -> None:
     pod = kubelet.pod(security={"seccomp": {"profile_type": RUNTIME_DEFAULT}})
-    assert status_field(Path(f"/proc/{pod.pid}/status").read_text(), "Seccomp") == "2"
+    status = Path(f"/proc/{pod.pid}/status")
+    wait_for(lambda: status_field(status.read_text(), "Seccomp") == "2", "the filter of the sandbox")
 
     def seccomp(**profile: object) -> str:
         code, said = pod.run("cat", "/proc/self/status", security={"seccomp": profile})

@@ -200,6 +200,7 @@ def test_runs_in_the_smallest_memory_that_docker_permits(docker: Docker) -> None
     assert docker.run("--memory", "6m", "--", "echo", "small").ok().stdout == "small\n"
 
 
+@pytest.mark.usefixtures("all_hierarchies_mounted")
 def test_shows_statistics_and_processes(docker: Docker) -> None:
     docker.start("one", *SLEEP)
     stats = json.loads(docker("stats", "--no-stream", "--format", "{{json .}}", "one").ok().stdout)
