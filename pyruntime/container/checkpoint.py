@@ -331,6 +331,7 @@ class _Restore:
             finally:
                 server.close()
             launch.pidfd = p.pidfd_open(launch.pid)
+            launch.set_rdt(launch.cgroup.pids())
             self.record.data["pid"] = launch.pid
             self.record.data["started"] = p.start_time(launch.pid)
         except RuntimeFailure as error:

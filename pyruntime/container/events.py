@@ -59,4 +59,9 @@ def _report_ooms(cgroup: Manager, container_id: str, put: Callable[[dict[str, An
 
 
 def _statistics(record: store.Record, cgroup: Manager) -> dict[str, Any]:
-    return {"type": "stats", "id": record.id, "data": cgroup.stats()}
+    data = cgroup.stats()
+    if record.data.get("intelRdt"):
+        from pyruntime.container.resctrl_stats import read
+
+        data["intel_rdt"] = read(record.data["intelRdt"])
+    return {"type": "stats", "id": record.id, "data": data}

@@ -315,6 +315,10 @@ class _Exec(Child):
         if self.record.data["cgroup"].get("paths"):
             where.add(pid, self.init[1])
             p.reap_launcher_helper()
+        if self.record.data.get("intelRdt"):
+            from pyruntime.container import resctrl
+
+            resctrl.join(self.record.data["intelRdt"], pid)
         if self.limits:
             from pyruntime.plan.limits import raise_hard_limits
 

@@ -115,7 +115,7 @@ class Launch(Child):
             if self.record is not None and self.record.data.get("intelRdt"):
                 from pyruntime.container import resctrl
 
-                resctrl.remove(self.record.data["intelRdt"])
+                resctrl.remove(self.record.data["intelRdt"], failed=True)
         except (OSError, RuntimeFailure) as error:
             report.warn(f"cannot clean up after the failed create: {error}")
         self._run_poststop()
@@ -283,7 +283,7 @@ class Launch(Child):
         if process is not None and process.limits:
             raise_hard_limits(self.pid, process.limits)
         self._move_network_devices()
-        self._set_rdt()
+        self.set_rdt([self.pid])
         self.save_config()
         self.send(life.GO_CGROUP + self._agent_state())
 
@@ -307,13 +307,16 @@ class Launch(Child):
             finally:
                 posix.close(namespace)
 
-    def _set_rdt(self) -> None:
+    def set_rdt(self, pids: list[int]) -> None:
+        """Put the container's processes into the class of service of linux.intelRdt, if there is one."""
         linux: Any = self.spec.get("linux") or {}
         if linux.get("intelRdt") is not None:
             from pyruntime.container import resctrl
 
             assert self.record is not None
-            self.record.data["intelRdt"] = resctrl.apply(linux["intelRdt"], self.record.id, self.pid)
+            self.record.data["intelRdt"] = saved = resctrl.plan(linux["intelRdt"], self.record.id)
+            self.record.save()
+            resctrl.apply(saved, pids)
 
     def save_config(self) -> None:
         """Keep the configuration as it is now: exec and start must not see what becomes of the bundle's file."""

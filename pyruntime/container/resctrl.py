@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from errno import ENOSPC
 
 from pyruntime.errors import RuntimeFailure, SpecError
 
@@ -21,37 +22,51 @@ def mount_point() -> str:
     raise RuntimeFailure("linux.intelRdt: resctrl is not mounted (mount -t resctrl resctrl /sys/fs/resctrl)")
 
 
-def apply(section: dict[str, Any], container_id: str, pid: int, root: str | None = None) -> dict[str, Any]:
-    """Put `pid` into its class of service. Returns what `update` and `remove` have to know. Raises RuntimeFailure."""
+def plan(section: dict[str, Any], container_id: str, root: str | None = None) -> dict[str, Any]:
+    """What `apply`, `join`, `update` and `remove` have to know, after every check that needs no write.
+
+    It goes into the state before anything is made, so that a runtime that is killed leaves nothing unknown. Raises
+    RuntimeFailure.
+    """
     root = root or mount_point()
-    given = section.get("closID")
-    name = given if given is not None else container_id
-    lines = schemata(section)
+    given = section.get("closID") or None
+    name = given or container_id
     group = root if name == "/" else f"{root}/{name}"
-    saved: dict[str, Any] = {"group": group, "own": False, "monitoring": None}
-    if name != "/":
-        exists = os.path.isdir(group)
-        if given is not None and not lines and not exists:
-            raise SpecError("linux.intelRdt.closID", f"{group} does not exist, and there is no schema to make it with")
-        if exists and given is not None and lines:
-            _compare(group, lines)
-            lines = []
-        if not exists:
-            _mkdir(group)
-            saved["own"] = given is None
-    try:
-        if lines:
-            _write(f"{group}/schemata", "".join(line + "\n" for line in lines))
-        _write(f"{group}/tasks", str(pid))
-        if section.get("enableMonitoring"):
-            monitoring = f"{group}/mon_groups/{container_id}"
-            _mkdir(monitoring)
-            saved["monitoring"] = monitoring
-            _write(f"{monitoring}/tasks", str(pid))
-    except RuntimeFailure:
-        remove(saved)
-        raise
-    return saved
+    exists = name == "/" or os.path.isdir(group)
+    lines = schemata(section)
+    if given and not exists and not lines:
+        raise SpecError("linux.intelRdt.closID", f"{group} does not exist, and there is no schema to make it with")
+    if given and exists and lines and name != "/":
+        _compare(group, lines)
+        lines = []
+    monitoring = f"{group}/mon_groups/{container_id}" if section.get("enableMonitoring") else None
+    return {
+        "root": root, "group": group, "made": not exists, "own": not exists and not given, "lines": lines,
+        "monitoring": monitoring,
+    }  # fmt: skip
+
+
+def apply(saved: dict[str, Any], pids: list[int]) -> None:
+    """Make the class of service and the monitoring group, and put `pids` into both. Raises RuntimeFailure."""
+    if saved["made"]:
+        _mkdir(saved, saved["group"])
+    if saved["lines"]:
+        _write_schemata(saved, saved["lines"])
+    if saved["monitoring"]:
+        _mkdir(saved, saved["monitoring"])
+    for pid in pids:
+        try:
+            join(saved, pid)
+        except RuntimeFailure:
+            if os.path.exists(f"/proc/{pid}"):
+                raise  # otherwise it ended meanwhile
+
+
+def join(saved: dict[str, Any], pid: int) -> None:
+    """Put a process into the class, then into the monitoring group inside it. Raises RuntimeFailure."""
+    for group in (saved["group"], saved["monitoring"]):
+        if group:
+            _write(saved, f"{group}/tasks", str(pid))
 
 
 def schemata(section: dict[str, Any]) -> list[str]:
@@ -66,12 +81,15 @@ def update(saved: dict[str, Any] | None, section: dict[str, Any]) -> None:
         raise RuntimeFailure("the container has no linux.intelRdt, so it has no schema to change")
     lines = schemata(section)
     if lines:
-        _write(f"{saved['group']}/schemata", "".join(line + "\n" for line in lines))
+        _write_schemata(saved, lines)
 
 
-def remove(saved: dict[str, Any]) -> None:
-    """Remove what `apply` made: the monitoring group, and the class if it was named by the container's id."""
-    for path in (saved.get("monitoring"), saved["group"] if saved["own"] else None):
+def remove(saved: dict[str, Any], failed: bool = False) -> None:
+    """Remove the monitoring group, and the class if it was named by the container's id.
+
+    A class with a name stays for others, unless it was made by a create that `failed`.
+    """
+    for path in (saved["monitoring"], saved["group"] if saved["own"] or (failed and saved["made"]) else None):
         if path:
             try:
                 os.rmdir(path)
@@ -110,17 +128,21 @@ def _parse(lines: list[str]) -> dict[str, dict[str, str]]:
     return parsed
 
 
-def _mkdir(path: str) -> None:
+def _mkdir(saved: dict[str, Any], path: str) -> None:
     try:
         os.mkdir(path, 0o755)
     except FileExistsError:
         pass
     except OSError as error:
-        hint = ": the processor has no class or monitor left" if error.errno == 28 else ""
-        raise RuntimeFailure(f"linux.intelRdt: cannot make {path}: {error.strerror}{hint}") from None
+        hint = ": the processor has no class or monitor left" if error.errno == ENOSPC else ""
+        raise RuntimeFailure(f"linux.intelRdt: cannot make {path}: {error.strerror}{hint}{_status(saved)}") from None
 
 
-def _write(path: str, text: str) -> None:
+def _write_schemata(saved: dict[str, Any], lines: list[str]) -> None:
+    _write(saved, f"{saved['group']}/schemata", "".join(line + "\n" for line in lines))
+
+
+def _write(saved: dict[str, Any], path: str, text: str) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -128,4 +150,17 @@ def _write(path: str, text: str) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise RuntimeFailure(f"linux.intelRdt: cannot write {path}: {error.strerror}") from None
+        shown = text.strip().replace("\n", ", ")
+        raise RuntimeFailure(
+            f"linux.intelRdt: cannot write {shown} to {path}: {error.strerror}{_status(saved)}"
+        ) from None
+
+
+def _status(saved: dict[str, Any]) -> str:
+    """Why the kernel refused the last request, in its own words: an errno alone says next to nothing here."""
+    try:
+        with open(f"{saved['root']}/info/last_cmd_status", encoding="ascii", errors="replace") as file:
+            text = " ".join(file.read().split())
+    except OSError:
+        return ""
+    return f" ({text})" if text and text != "ok" else ""
