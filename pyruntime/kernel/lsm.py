@@ -28,3 +28,12 @@ def set_attribute(proc: int, path: bytes, value: bytes) -> None:
             raise OSError(EIO, "the label was not taken")
     finally:
         posix.close(fd)
+
+
+def set_file_label(directory: int, label: bytes) -> None:
+    """Give the SELinux context `label` to the directory behind the O_PATH descriptor. Raises OSError."""
+    fd = posix.open(b".", posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC, dir_fd=directory)
+    try:
+        posix.setxattr(fd, b"security.selinux", label)
+    finally:
+        posix.close(fd)

@@ -189,7 +189,12 @@ def mount_over(
 
     fsconfig(2) takes at most 255 bytes of a value, and the layers of an overlay are longer; mount(2) takes a page.
     """
-    words = [name if value is None else name + b"=" + value for name, value in options if name not in (b"ro", b"rw")]
+    words = []
+    for name, value in options:
+        if name == b"context" and value is not None:
+            words.append(name + b'="' + value + b'"')  # its categories are separated by commas
+        elif name not in (b"ro", b"rw"):
+            words.append(name if value is None else name + b"=" + value)
     flags = MS_RDONLY if (b"ro", None) in options else 0
     here = posix.open(b".", posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
     try:

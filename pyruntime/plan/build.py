@@ -16,7 +16,7 @@ from pyruntime.plan import system
 from pyruntime.plan.cgroupfs import Hierarchy, MountCgroups
 from pyruntime.plan.command import Command
 from pyruntime.plan.devices import MakeDevices, MakeDevLinks, devices
-from pyruntime.plan.mounts import ReadonlyDev, mount_steps
+from pyruntime.plan.mounts import Filesystem, ReadonlyDev, mount_steps
 from pyruntime.plan.namespaces import Namespaces, OpenNamespaces
 from pyruntime.plan.options import Options
 from pyruntime.plan.process import ProcessPlan, process_steps
@@ -97,7 +97,7 @@ def build(spec: Spec, settings: Settings) -> Plan:
     if linux.get("netDevices"):
         from pyruntime.plan.netdevices import plan_net_devices
 
-        plan.net_devices = plan_net_devices(linux["netDevices"], spaces.has("network"), False)
+        plan.net_devices = plan_net_devices(linux["netDevices"], spaces.has("network"), not settings.privileged)
 
     propagation = _propagation(linux.get("rootfsPropagation", ""))
     in_mount_namespace = spaces.has("mount")
@@ -297,11 +297,20 @@ def _mapping(number: int, entry: Any, options: Options, linux: Any, settings: Se
 
 def _label_mounts(steps: list[Step], label: str) -> None:
     """linux.mountLabel: the SELinux context of every filesystem that is made for the container."""
+    context = label.encode("utf-8", "surrogateescape")
     for step in steps:
+        if isinstance(step, MountCgroups):
+            # The filesystem is the host's, which has its context already; only what holds the v1 mounts is new.
+            step.context = context
+            continue
         options = getattr(step, "options", None)
-        if (
-            isinstance(options, Options)
-            and not options.bind
-            and getattr(step, "type_name", "") not in ("proc", "sysfs", "mqueue")
-        ):
-            options.data.append((b"context", label.encode()))
+        if not isinstance(options, Options) or options.bind:
+            continue
+        kind = getattr(step, "type_name", "")
+        if isinstance(step, Filesystem) and kind == "mqueue":
+            from pyruntime.kernel.lsm import set_file_label
+
+            # It takes no context, but its files have labels of their own.
+            step.label_root = lambda tree: set_file_label(tree, context)
+        elif kind not in ("proc", "sysfs"):
+            options.data.append((b"context", context))

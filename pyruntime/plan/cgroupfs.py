@@ -13,6 +13,7 @@ from errno import EBUSY, EPERM
 from pyruntime.kernel import mounts as m
 from pyruntime.kernel.libc import path as checked_path
 from pyruntime.kernel.paths import clean, make_in_root
+from pyruntime.plan.mounts import check_proc
 from pyruntime.plan.options import Options
 from pyruntime.plan.step import Place, Step
 
@@ -41,7 +42,7 @@ class Hierarchy:
 class MountCgroups(Step):
     """Show the container its cgroups."""
 
-    __slots__ = ("destination", "hierarchies", "namespace", "options", "unified")
+    __slots__ = ("context", "destination", "hierarchies", "namespace", "options", "unified")
 
     def __init__(
         self, destination: str, options: Options, hierarchies: list[Hierarchy], unified: bool, namespace: bool
@@ -51,6 +52,7 @@ class MountCgroups(Step):
         self.hierarchies = hierarchies
         self.unified = unified  # cgroup2 is the only hierarchy
         self.namespace = namespace
+        self.context = b""  # of SELinux
 
     def describe(self) -> str:
         where = self.destination.decode("utf-8", "replace")
@@ -62,12 +64,16 @@ class MountCgroups(Step):
 
     def apply(self, place: Place) -> None:
         target = make_in_root(place.rootfs, self.destination, True)
+        check_proc(target, self.destination, -1)
         attributes = self.options.add | _LOCKED
         if self.unified:
             tree = self._show(self.hierarchies[0], attributes, self.options.filesystem())
             m.attach(tree, target)
         else:
-            tree = m.new_filesystem(b"tmpfs", [(b"mode", b"755")], b"tmpfs", attributes & ~m.MOUNT_ATTR_RDONLY)
+            data: list[tuple[bytes, bytes | None]] = [(b"mode", b"755")]
+            if self.context:
+                data.append((b"context", self.context))
+            tree = m.new_filesystem(b"tmpfs", data, b"tmpfs", attributes & ~m.MOUNT_ATTR_RDONLY)
             m.attach(tree, target)
             for hierarchy in self.hierarchies:
                 posix.mkdir(hierarchy.name, 0o755, dir_fd=tree)

@@ -147,7 +147,7 @@ class Bind(_MountStep):
             self._copy_symlink(place.rootfs, tree)
             return
         target = _target(place.rootfs, self.destination, kind == S_IFDIR, options.dest_nofollow)
-        _check_proc(target, self.destination, tree)
+        check_proc(target, self.destination, tree)
         if (posix.fstat(target).st_mode & S_IFMT == S_IFDIR) != (kind == S_IFDIR):
             # The kernel would say EINVAL; engines explain "not a directory" to their users.
             failure = m.FilesystemError(ENOTDIR, posix.strerror(ENOTDIR))
@@ -171,7 +171,7 @@ class Bind(_MountStep):
 class Filesystem(_MountStep):
     """Make a filesystem and attach it."""
 
-    __slots__ = ("kind", "plain", "source", "type_name")
+    __slots__ = ("kind", "label_root", "plain", "source", "type_name")
 
     def __init__(self, number: int, kind: str, source: str | None, destination: str, options: Options) -> None:
         super().__init__(number, destination, options)
@@ -181,6 +181,7 @@ class Filesystem(_MountStep):
         # A link below /proc or /sys would let the image choose where the kernel's own files appear
         # (CVE-2019-19921, CVE-2023-27561, CVE-2025-54867).
         self.plain = kind in ("proc", "sysfs")
+        self.label_root: Callable[[int], None] | None = None  # where the filesystem cannot be told when it is made
 
     def describe(self) -> str:
         return f"mount {self.type_name}{self._words()}"
@@ -197,7 +198,7 @@ class Filesystem(_MountStep):
         target = find(place.rootfs, self.destination)
         data = options.filesystem()
         if self.kind != b"proc":
-            _check_proc(target, self.destination, -1)
+            check_proc(target, self.destination, -1)
         if self.kind == b"tmpfs" and not any(name == b"mode" for name, _ in data):
             # A tmpfs takes over the mode of the directory that it covers, as with every other runtime.
             data.append((b"mode", b"%o" % (posix.fstat(target).st_mode & 0o7777)))
@@ -214,6 +215,8 @@ class Filesystem(_MountStep):
                     m.set_attributes(tree, readonly)
             m.attach(tree, target)
         posix.close(target)
+        if self.label_root is not None:
+            self.label_root(tree)
         self._finish(tree)
         self._close(place, tree)
 
@@ -291,7 +294,7 @@ def _plain_target(root: int, destination: bytes) -> int:
         raise
 
 
-def _check_proc(target: int, destination: bytes, source: int) -> None:
+def check_proc(target: int, destination: bytes, source: int) -> None:
     """Refuse to cover procfs or a part of it, but for files that cannot mislead the runtime."""
     if destination in _ALLOWED_IN_PROC:
         return
