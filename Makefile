@@ -6,6 +6,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 VENV := .venv
 BUNDLE ?= bundles/hello
 PYTEST_FLAGS ?=
+BENCH_FLAGS ?=
 VM_MODE ?= systemd
 VM_TESTS ?= tests/integration/cgroups tests/integration/test_cgroup_v2.py tests/integration/test_cgroup_systemd_verbs.py
 
@@ -15,6 +16,8 @@ RUN_PACKAGES := python3 libseccomp2
 VENV_PACKAGES := python3-venv python3-dev gcc libc6-dev libcap-dev
 # What the tests use: root file systems, tracing, networks, user namespaces, other runtimes and an engine to compare.
 TEST_PACKAGES := busybox-static debootstrap strace iproute2 nftables uidmap acl attr procps util-linux runc crun podman
+# What `make bench` compares with, and what it cannot do without: busybox.
+BENCH_PACKAGES := busybox-static gcc libc6-dev runc crun podman containerd strace
 # A virtual machine and what its guest takes from this machine's root.
 VM_PACKAGES := qemu-system-x86 kmod e2fsprogs busybox-static systemd dbus apparmor
 
@@ -26,7 +29,8 @@ help:
 	@echo "make vm        run tests on cgroup v2 in a virtual machine (VM_MODE=plain or systemd, VM_TESTS=...)"
 	@echo "make unit      run the tests that need neither root nor a container"
 	@echo "make lint      check types and style (mypy, ruff)"
-	@echo "make bench     compare with the other runtimes of this machine"
+	@echo "make bench     compare with the other runtimes of this machine, and write docs/performance.* (half an hour with"
+	@echo "               BENCH_FLAGS=--full; one more runtime: BENCH_FLAGS='--runtime runc-new=/path/to/runc')"
 	@echo "make install   install the command pyruntime in /usr/local, for the whole machine"
 	@echo "make seal      keep the interpreter on a read-only mount, so that containers start faster; until the next boot"
 	@echo "make clean     remove what these commands have put in this directory"
@@ -65,8 +69,8 @@ lint: $(VENV)/ready
 	$(VENV)/bin/mypy || { [ $$? = 2 ] && $(VENV)/bin/mypy --no-incremental; }
 
 bench: compiled
-	@tools/install-missing $(RUN_PACKAGES) busybox-static
-	$(SUDO) $(PYTHON) bench/run.py $(BENCH_FLAGS)
+	@tools/install-missing $(RUN_PACKAGES) $(BENCH_PACKAGES)
+	$(SUDO) $(PYTHON) bench/run.py --docs docs $(BENCH_FLAGS)
 
 install:
 	@tools/install-missing $(RUN_PACKAGES) python3-pip python3-venv

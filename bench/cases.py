@@ -1,22 +1,26 @@
-"""The benchmarks. Each is a generator of rounds: one round measures every runtime once, in turn."""
+"""The benchmarks of verbs. Each measures every runtime once in each round, in turn."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from support.bundles import Bundle
 
 from bench import bundles
-from bench.measure import Cost, Series, checked, cost, peak, start
+from bench.engines import Engines
+from bench.measure import Cost, Figures, Results, Series, checked, cost, peak, start
 from bench.runtimes import Contestant
 
-Figures = dict[str, dict[str, Series]]
-"""What is measured (`wall ms`) -> the runtime's name -> its series."""
+INTERPRETER = "bare interpreter"
+"""The series of an interpreter that does nothing, beside those of the runtimes: what each verb of ours starts with."""
+
+BARE = ["/usr/bin/python3", "-I", "-S", "-E", "-B", "-X", "utf8", "-c", "pass"]
+VERBS = ("create", "start", "state", "exec", "kill", "delete")
+LIFE = ("create", "start", "kill", "delete")
 
 _ids = itertools.count(1)
 
@@ -26,59 +30,74 @@ def new_id() -> str:
 
 
 class Bench:
-    """What all cases need: the runtimes, a directory to work in, the bundles, how often to repeat."""
+    """What all cases need: the runtimes, a directory to work in, the bundles, the engines, how often to repeat."""
 
-    def __init__(self, runtimes: list[Contestant], work: Path, rounds: int, full: bool) -> None:
+    def __init__(self, runtimes: list[Contestant], work: Path, engines: Engines, rounds: int, full: bool) -> None:
         self.runtimes = runtimes
         self.work = work
+        self.engines = engines
         self.rounds = rounds
         self.full = full
         self.rootfs = bundles.rootfs(work)
         self.plain = bundles.plain(work / "plain", self.rootfs)
-        self.engine = bundles.engine(work / "engine", self.rootfs)
+        self.bundles = {"plain bundle": self.plain}
+        self.sources: dict[str, str] = {}
+        for title, name in (("podman's bundle", "podman"), ("containerd's bundle", "ctr")):
+            config = engines.configuration(name)
+            self.sources[title] = "written by the engine of this machine" if config else "stored in the repository"
+            directory = work / f"{name}-bundle"
+            self.bundles[title] = bundles.engine(directory, self.rootfs, config or bundles.stored(name))
 
     def figures(self, *names: str) -> Figures:
         return {name: {runtime.name: Series() for runtime in self.runtimes} for name in names}
 
-    def each(self, rounds: int | None = None) -> Iterator[Contestant]:
+    def each(self, rounds: int) -> Iterator[Contestant]:
         """Every runtime in every round, after one call that does not count; the order turns: none is always first."""
         for runtime in self.runtimes:
             cost(runtime.argv("run", "--bundle", self.plain.path, new_id()))
-        for number in range(self.rounds if rounds is None else rounds):
+        for number in range(rounds):
             turn = number % len(self.runtimes)
             yield from self.runtimes[turn:] + self.runtimes[:turn]
 
     def sleeper(self, bundle: Bundle) -> Bundle:
-        """The same bundle, with a program that waits to be killed."""
-        config = json.loads(json.dumps(bundle.config))
-        config["process"]["args"] = ["/bin/sleep", "1000"]
-        path = self.work / f"{bundle.path.name}-sleep"
-        path.mkdir(exist_ok=True)
-        return Bundle(path, config)
+        return bundles.sleeper(bundle, self.work / f"{bundle.path.name}-sleep")
 
 
-def run(bench: Bench, bundle: Bundle) -> Figures:
-    """`run` of /bin/true, from start to end."""
-    figures = bench.figures("wall ms", "cpu ms", "peak KiB")
-    for runtime in bench.each():
+def run(bench: Bench) -> Results:
+    """`run` of /bin/true, from start to end, of each bundle; what it takes of processor and memory."""
+    results = {f"run, {title}": _run(bench, bundle, bench.rounds) for title, bundle in bench.bundles.items()}
+    for title, bundle in bench.bundles.items():
+        figures = bench.figures("peak KiB")
+        for runtime in bench.each(3):
+            figures["peak KiB"][runtime.name].add(peak(runtime.argv("run", "--bundle", bundle.path, new_id())))
+        results[f"run, {title}"].update(figures)
+    return results
+
+
+def _run(bench: Bench, bundle: Bundle, rounds: int) -> Figures:
+    figures = bench.figures("wall ms", "cpu ms")
+    for runtime in bench.each(rounds):
         spent = checked(runtime.argv("run", "--bundle", bundle.path, new_id()))
         figures["wall ms"][runtime.name].add(spent.wall)
         figures["cpu ms"][runtime.name].add(spent.cpu)
-    for runtime in bench.each(3):
-        figures["peak KiB"][runtime.name].add(peak(runtime.argv("run", "--bundle", bundle.path, new_id())))
     return figures
 
 
-def verbs(bench: Bench, bundle: Bundle) -> Figures:
+def verbs(bench: Bench) -> Results:
     """Each verb of a container's life, and the four of an engine together."""
-    names = ("create", "start", "state", "exec", "kill", "delete")
-    total = "create+start+kill+delete"
-    figures = bench.figures(*(f"{name} {unit}" for name in (*names, total) for unit in ("ms", "cpu ms")))
+    return {f"verbs, {title}": _verbs(bench, bundle) for title, bundle in bench.bundles.items()}
+
+
+def _verbs(bench: Bench, bundle: Bundle) -> Figures:
+    total = "+".join(LIFE)
+    figures = bench.figures(*(f"{name} {unit}" for unit in ("ms", "cpu ms") for name in (*VERBS, total)))
+    figures[f"{INTERPRETER} ms"] = {INTERPRETER: Series()}
     sleeper = bench.sleeper(bundle)
-    for runtime in bench.each():
+    pid_file = bench.work / "pid"
+    for runtime in bench.each(bench.rounds):
         container = new_id()
         calls = {
-            "create": ("create", "--bundle", sleeper.path, container),
+            "create": ("create", "--bundle", sleeper.path, "--pid-file", pid_file, container),
             "start": ("start", container),
             "state": ("state", container),
             "exec": ("exec", container, "/bin/true"),
@@ -86,162 +105,69 @@ def verbs(bench: Bench, bundle: Bundle) -> Figures:
             "delete": ("delete", container),
         }
         spent: dict[str, Cost] = {}
-        for name, words in calls.items():
+        for name in VERBS:
             if name == "delete":
-                _until_stopped(runtime, container)
-            spent[name] = checked(runtime.argv(*words))
+                until_dead(int(pid_file.read_text()))
+            spent[name] = checked(runtime.argv(*calls[name]))
             figures[f"{name} ms"][runtime.name].add(spent[name].wall)
             figures[f"{name} cpu ms"][runtime.name].add(spent[name].cpu)
-        life = [spent[name] for name in ("create", "start", "kill", "delete")]
-        figures[f"{total} ms"][runtime.name].add(sum(one.wall for one in life))
-        figures[f"{total} cpu ms"][runtime.name].add(sum(one.cpu for one in life))
+        figures[f"{total} ms"][runtime.name].add(sum(spent[name].wall for name in LIFE))
+        figures[f"{total} cpu ms"][runtime.name].add(sum(spent[name].cpu for name in LIFE))
+        if runtime is bench.runtimes[-1]:
+            figures[f"{INTERPRETER} ms"][INTERPRETER].add(cost(BARE).wall)
     return figures
 
 
-def _until_stopped(runtime: Contestant, container: str) -> None:
-    """Wait until the killed init is gone, so that `delete` need not wait for it."""
+def until_dead(pid: int) -> None:
+    """Wait until the killed init is gone (or a zombie that nobody reaps), so that `delete` need not wait for it."""
     deadline = time.monotonic() + 10
-    document = json.loads(os.popen(" ".join(runtime.argv("state", container))).read() or "{}")
-    while document.get("pid") and os.path.exists(f"/proc/{document['pid']}") and time.monotonic() < deadline:
-        if _is_zombie(document["pid"]):
-            break
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return
+        except OSError:
+            return
         time.sleep(0.001)
 
 
-def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
-def batch(bench: Bench, bundle: Bundle) -> Figures:
+def batch(bench: Bench) -> Results:
     """A hundred `run`s one after the other, and sixteen at a time: milliseconds for each."""
     figures = bench.figures("in a row ms", "16 at once ms")
     count = 100 if bench.full else 32
     for runtime in bench.each(3 if bench.full else 2):
+        command = ("run", "--bundle", bench.plain.path)
         begin = time.perf_counter()
         for _ in range(count):
-            checked(runtime.argv("run", "--bundle", bundle.path, new_id()))
+            checked(runtime.argv(*command, new_id()))
         figures["in a row ms"][runtime.name].add((time.perf_counter() - begin) * 1e3 / count)
         begin = time.perf_counter()
-        alive: set[int] = set()
-        for _ in range(count):
-            while len(alive) >= 16:
-                _reap(alive, runtime)
-            alive.add(start(runtime.argv("run", "--bundle", bundle.path, new_id())))
-        while alive:
-            _reap(alive, runtime)
+        at_once(runtime, [runtime.argv(*command, new_id()) for _ in range(count)])
         figures["16 at once ms"][runtime.name].add((time.perf_counter() - begin) * 1e3 / count)
-    return figures
+    return {f"many runs ({count}), plain bundle": figures}
 
 
-def _reap(alive: set[int], runtime: Contestant) -> None:
-    pid, status = os.wait()
-    alive.discard(pid)
-    if status:
-        raise RuntimeError(f"{runtime.name}: a parallel run failed")
+def at_once(runtime: Contestant, commands: list[list[str]]) -> None:
+    """Carry out the commands, sixteen at a time. Raises RuntimeError when one fails."""
+    alive: set[int] = set()
+    for command in [*commands, None]:
+        while len(alive) >= 16 or (command is None and alive):
+            pid, status = os.wait()
+            alive.discard(pid)
+            if status:
+                raise RuntimeError(f"{runtime.name}: one of many commands at once has failed: {command}")
+        if command is not None:
+            alive.add(start(command))
 
 
-def memory(bench: Bench, bundle: Bundle) -> Figures:
-    """The smallest memory limit under which the container starts, and what a created one holds (its PSS)."""
-    figures = bench.figures("smallest limit KiB", "created KiB")
-    sleeper = bench.sleeper(bundle)
-    for runtime in bench.each(1):
-        figures["smallest limit KiB"][runtime.name].add(_smallest_limit(bench, bundle, runtime))
-        container = new_id()
-        checked(runtime.argv("create", "--bundle", sleeper.path, container))
-        try:
-            pid = json.loads(os.popen(" ".join(runtime.argv("state", container))).read())["pid"]
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            figures["created KiB"][runtime.name].add(float(rollup.split("Pss:")[1].split()[0]))
-        finally:
-            cost(runtime.argv("delete", "--force", container))
-    return figures
-
-
-def _smallest_limit(bench: Bench, bundle: Bundle, runtime: Contestant) -> float:
-    """By halving; a limit counts when three starts in a row succeed."""
-    low, high = 64, 32768
-    path = bench.work / "limited"
-    path.mkdir(exist_ok=True)
-    config = json.loads(json.dumps(bundle.config))
-    while high - low > 64:
-        middle = (low + high) // 2
-        config["linux"].setdefault("resources", {})["memory"] = {"limit": middle * 1024}
-        limited = Bundle(path, config)
-        works = all(cost(_timed(runtime.argv("run", "--bundle", limited.path, new_id()))).status == 0 for _ in range(3))
-        low, high = (low, middle) if works else (middle, high)
-    return high
-
-
-def _timed(argv: list[str]) -> list[str]:
-    """With a time limit: a starved runtime may hang."""
-    return ["/usr/bin/timeout", "--kill-after=1", "10", *argv]
-
-
-def mounts(bench: Bench) -> dict[str, Figures]:
-    """`run` with 1 to 500 bind mounts more."""
-    result = {}
-    source = bench.work / "source"
-    source.mkdir(exist_ok=True)
-    for count in (1, 10, 100, 500):
-
-        def add(config: bundles.Config, count: int = count) -> None:
-            config["root"]["readonly"] = False
-            for number in range(count):
-                options = ["rbind", "ro"]
-                one = {"destination": f"/tmp/m{number}", "type": "bind", "source": str(source), "options": options}
-                config["mounts"].append(one)
-
-        bundle = bundles.plain(bench.work / f"mounts{count}", bench.rootfs, add)
-        saved, bench.rounds = bench.rounds, max(3, bench.rounds // 4)
-        result[f"{count} mounts"] = {"wall ms": run(bench, bundle)["wall ms"]}
-        bench.rounds = saved
-    return result
-
-
-def containers(bench: Bench) -> dict[str, Figures]:
-    """`run` and `state` beside 1 to 1,000 created containers in the same state directory."""
-    result = {}
-    sleeper = bench.sleeper(bench.plain)
-    made: dict[str, list[str]] = {runtime.name: [] for runtime in bench.runtimes}
-    rounds = max(3, bench.rounds // 4)
-    try:
-        for count in (1, 10, 100, 1000) if bench.full else (1, 10, 100):
-            for runtime in bench.runtimes:
-                while len(made[runtime.name]) < count:
-                    container = new_id()
-                    checked(runtime.argv("create", "--bundle", sleeper.path, container))
-                    made[runtime.name].append(container)
-            figures = bench.figures("run ms", "state ms")
-            for runtime in bench.each(rounds):
-                spent = checked(runtime.argv("run", "--bundle", bench.plain.path, new_id()))
-                figures["run ms"][runtime.name].add(spent.wall)
-                spent = checked(runtime.argv("state", made[runtime.name][0]))
-                figures["state ms"][runtime.name].add(spent.wall)
-            result[f"{count} containers"] = figures
-    finally:
+def engines(bench: Bench) -> Results:
+    """`podman run --rm` and `ctr run --rm` of an image, end to end."""
+    results = {}
+    for name in bench.engines.names():
+        figures = bench.figures("wall ms")
         for runtime in bench.runtimes:
-            for container in made[runtime.name]:
-                cost(runtime.argv("delete", "--force", container))
-    return result
-
-
-CASES: dict[str, Callable[[Bench], dict[str, Figures]]] = {
-    "run": lambda bench: {
-        "run, plain bundle": run(bench, bench.plain),
-        "run, engine's bundle": run(bench, bench.engine),
-    },
-    "verbs": lambda bench: {
-        "verbs, plain bundle": verbs(bench, bench.plain),
-        "verbs, engine's bundle": verbs(bench, bench.engine),
-    },
-    "batch": lambda bench: {"many runs, plain bundle": batch(bench, bench.plain)},
-    "memory": lambda bench: {
-        "memory, plain bundle": memory(bench, bench.plain),
-        "memory, engine's bundle": memory(bench, bench.engine),
-    },
-    "mounts": mounts,
-    "containers": containers,
-}
+            checked(*bench.engines.run(name, runtime.program, new_id()))
+        for runtime in bench.each(max(5, bench.rounds // 3)):
+            spent = checked(*bench.engines.run(name, runtime.program, new_id()))
+            figures["wall ms"][runtime.name].add(spent.wall)
+        results[f"{name} run"] = figures
+    return results

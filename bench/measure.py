@@ -5,41 +5,62 @@ from __future__ import annotations
 import ctypes
 import os
 import statistics
+import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+
+# What engines give a runtime, or less.
+ENVIRONMENT: Mapping[str, str] = {"PATH": os.defpath}
 
 _NULL_IN = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
 _NULL_OUT = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
 
 
 class Cost:
-    """What one call of a program cost, in milliseconds, and its exit status."""
+    """What one call of a program cost, in milliseconds, and its exit status. The CPU time is the program's own and
+    that of the children it waited for."""
 
-    __slots__ = ("cpu", "status", "wall")
+    __slots__ = ("status", "system", "user", "wall")
 
-    def __init__(self, wall: float, cpu: float, status: int) -> None:
+    def __init__(self, wall: float, user: float, system: float, status: int) -> None:
         self.wall = wall
-        self.cpu = cpu
+        self.user = user
+        self.system = system
         self.status = status
 
+    @property
+    def cpu(self) -> float:
+        return self.user + self.system
 
-def start(argv: Sequence[str], errors: int = _NULL_OUT) -> int:
-    """Start a program with null streams and the environment that engines give, and return its process id."""
+
+def start(argv: Sequence[str], environment: Mapping[str, str] = ENVIRONMENT) -> int:
+    """Start a program with null streams, and return its process id."""
     streams = [
-        (os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate((_NULL_IN, _NULL_OUT, errors))
+        (os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate((_NULL_IN, _NULL_OUT, _NULL_OUT))
     ]
-    return os.posix_spawn(argv[0], list(argv), {"PATH": os.defpath}, file_actions=streams)
+    return os.posix_spawn(argv[0], list(argv), environment, file_actions=streams)
 
 
-def cost(argv: Sequence[str]) -> Cost:
-    """Run a program to its end. The CPU time is its own and that of the children it waited for."""
+def cost(argv: Sequence[str], environment: Mapping[str, str] = ENVIRONMENT) -> Cost:
+    """Run a program to its end."""
     begin = time.perf_counter()
-    pid = start(argv)
+    pid = start(argv, environment)
     _, status, usage = os.wait4(pid, 0)
     wall = (time.perf_counter() - begin) * 1e3
-    return Cost(wall, (usage.ru_utime + usage.ru_stime) * 1e3, os.waitstatus_to_exitcode(status))
+    return Cost(wall, usage.ru_utime * 1e3, usage.ru_stime * 1e3, os.waitstatus_to_exitcode(status))
+
+
+def checked(argv: Sequence[str], environment: Mapping[str, str] = ENVIRONMENT) -> Cost:
+    """Like `cost`, for calls that must succeed. Raises RuntimeError with what the program says when asked again."""
+    result = cost(argv, environment)
+    if result.status:
+        again = subprocess.run(
+            list(argv), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=environment
+        )
+        raise RuntimeError(f"{' '.join(argv)}: exit status {result.status}: {(again.stderr or again.stdout).strip()}")
+    return result
 
 
 def peak(argv: Sequence[str]) -> int:
@@ -55,22 +76,11 @@ def peak(argv: Sequence[str]) -> int:
     return usage.ru_maxrss
 
 
-def checked(argv: Sequence[str]) -> Cost:
-    """Like `cost`, for calls that must succeed. Raises RuntimeError with what the program said."""
-    result = cost(argv)
-    if result.status:
-        import subprocess
-
-        again = subprocess.run(list(argv), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        raise RuntimeError(f"{' '.join(argv)}: exit status {result.status}: {(again.stderr or again.stdout).strip()}")
-    return result
-
-
 class Series:
     """The figures of one runtime in one benchmark, one per round."""
 
-    def __init__(self) -> None:
-        self.values: list[float] = []
+    def __init__(self, values: list[float] | None = None) -> None:
+        self.values: list[float] = values or []
 
     def add(self, value: float) -> None:
         self.values.append(value)
@@ -80,10 +90,7 @@ class Series:
         return statistics.median(self.values)
 
     def quartiles(self) -> tuple[float, float]:
-        if len(self.values) < 2:
-            return self.values[0], self.values[0]
-        low, _, high = statistics.quantiles(self.values, n=4)
-        return low, high
+        return _quartiles(self.values)
 
     def ratio(self, base: Series) -> tuple[float, float, float]:
         """How many times the figure of `base`: the ratio of the medians, and the quartiles of the rounds' own ratios.
@@ -91,8 +98,20 @@ class Series:
         The rounds are interleaved, so that a disturbance of the machine meets both runtimes of a round.
         """
         ratios = [mine / theirs for mine, theirs in zip(self.values, base.values, strict=False) if theirs]
-        if len(ratios) < 2 or not base.median:
-            value = self.median / base.median if base.median else float("nan")
-            return value, value, value
-        low, _, high = statistics.quantiles(ratios, n=4)
-        return self.median / base.median, low, high
+        if not ratios or not base.median:
+            return float("nan"), float("nan"), float("nan")
+        return (self.median / base.median, *_quartiles(ratios))
+
+
+def _quartiles(values: list[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return values[0], values[0]
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
+
+
+Figures = dict[str, dict[str, Series]]
+"""What is measured (`wall ms`) -> the runtime's name -> its series."""
+
+Results = dict[str, Figures]
+"""The title of a benchmark -> its figures. A benchmark of one size is called `mounts: 100`."""

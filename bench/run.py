@@ -1,13 +1,15 @@
-"""Compare pyruntime with the other runtimes of this machine: `python3 bench/run.py` (as root).
+"""Compare pyruntime with the other runtimes of this machine: `python3 bench/run.py` (as root), or `make bench`.
 
-    --runtime PROGRAM   one more runtime, a name or a path; may be repeated (runc and crun are found by themselves)
-    --only CASE         run, verbs, batch, memory, mounts or containers; may be repeated
-    --rounds N          how often each runtime is measured (default 30)
-    --full              more rounds and more containers, for figures to publish
-    --json FILE         every single measurement
+    --runtime NAME=PATH  one more runtime; may be repeated (runc and crun are found by themselves)
+    --base NAME          the runtime that ratios are to (default: the last runc)
+    --only CASE          run this case only; may be repeated
+    --rounds N           how often each runtime is measured (default 20)
+    --full               100 runs in a row, 1,000 containers, and 40 rounds: for figures to publish
+    --json FILE          every single measurement
+    --docs DIR           write performance.json and performance.svg into DIR and the tables into its performance.md
 
-All runtimes run in turn, in one go, on the same bundles; the ratios are to the first one, runc. A figure is a median;
-behind a ratio stand the quartiles of the ratios of the rounds.
+All runtimes run in turn, in one go, on the same bundles. A figure is a median; behind a ratio stand the quartiles of
+the ratios of the rounds. Everything happens in a mount namespace of its own.
 """
 
 from __future__ import annotations
@@ -15,87 +17,81 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "tests")]
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:1] = [  # in place of this directory, whose modules are called bench.*
+    str(REPOSITORY),
+    str(REPOSITORY / "tests"),
+]
 
-from bench.cases import CASES, Bench, Figures
-from bench.runtimes import Contestant, clean_up, contestants
+from engines.engine import hide_controllers_of_version_2
 
-INSIDE = "--in-a-mount-namespace"
+from bench import cases, plot, report, sizes
+from bench.budget import budget
+from bench.cases import Bench
+from bench.engines import Engines
+from bench.measure import Results
+from bench.runtimes import base_of, clean_up, contestants
+
+CASES: dict[str, Callable[[Bench], Results]] = {
+    "run": cases.run,
+    "verbs": cases.verbs,
+    "batch": cases.batch,
+    "engines": cases.engines,
+    "memory": sizes.memory,
+    "mounts": sizes.mounts,
+    "rlimits": sizes.rlimits,
+    "seccomp": sizes.rules,
+    "containers": sizes.containers,
+    "budget": budget,
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compare OCI runtimes.")
-    parser.add_argument("--runtime", action="append", default=[], metavar="PROGRAM", help="one more runtime")
+    parser.add_argument("--runtime", action="append", default=[], metavar="NAME=PATH", help="one more runtime")
+    parser.add_argument("--base", default="", metavar="NAME", help="the runtime that ratios are to (default: a runc)")
     parser.add_argument("--only", action="append", default=[], choices=list(CASES), help="this case; may be repeated")
-    parser.add_argument("--rounds", type=int, default=0, help="how often each runtime is measured (default 30)")
+    parser.add_argument("--rounds", type=int, default=0, help="how often each runtime is measured (default 20)")
     parser.add_argument("--full", action="store_true", help="more rounds and more containers")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every measurement")
-    parser.add_argument(INSIDE, action="store_true", dest="inside", help=argparse.SUPPRESS)
+    parser.add_argument("--docs", metavar="DIR", type=Path, help="write tables and plot into these documents")
     options = parser.parse_args()
     if os.geteuid():
         parser.error("the runtimes make containers: run this as root")
-    if not options.inside:
-        # The mounts that are changed for the comparison are changed for it alone.
-        words = ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv, INSIDE]
-        os.execvp(words[0], words)
-
-    subprocess.run(["umount", "/sys/fs/cgroup/unified"], stderr=subprocess.DEVNULL, check=False)  # crun refuses hybrids
-    with tempfile.TemporaryDirectory(prefix="pyruntime-bench-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix="bench-", dir="/var/tmp", ignore_cleanup_errors=True) as name:
         work = Path(name)
+        work.chmod(0o755)
+        hide_controllers_of_version_2(work)  # for crun; and what is mounted from here on goes with this process
+        engines = Engines(work)
         runtimes = contestants(options.runtime, work)
-        rounds = options.rounds or (100 if options.full else 30)
-        print(machine(), *(f"{one.name}: {one.version()}" for one in runtimes), sep="\n", flush=True)
-        bench = Bench(runtimes, work, rounds, options.full)
-        results: dict[str, Figures] = {}
+        results: Results = {}
         try:
+            rounds = options.rounds or (40 if options.full else 20)
+            bench = Bench(runtimes, work, engines, rounds, options.full)
+            found = report.Report(bench, base_of(runtimes, options.base), results)
+            print(found.introduction(), flush=True)
             for case in options.only or CASES:
-                for title, figures in CASES[case](bench).items():
-                    results[title] = figures
-                    print(table(title, figures, runtimes), flush=True)
+                new = CASES[case](bench)
+                results.update(new)
+                for title in new:
+                    print(found.table(title), flush=True)
         finally:
             clean_up(runtimes)
-        if options.json:
-            options.json.write_text(json.dumps(document(runtimes, results), indent=1))
+            engines.close()
+    if options.json:
+        options.json.write_text(found.every_measurement())
+    if options.docs and options.only:
+        print("bench: the documents want all cases: nothing was written", file=sys.stderr)
+    elif options.docs:
+        (options.docs / "performance.json").write_text(json.dumps(found.summary(), indent=1) + "\n")
+        (options.docs / "performance.svg").write_text(plot.svg(found))
+        report.replace_block(options.docs / "performance.md", found.markdown())
     return 0
-
-
-def machine() -> str:
-    return (
-        f"{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}"
-    )
-
-
-def table(title: str, figures: Figures, runtimes: list[Contestant]) -> str:
-    """One line for each figure and runtime: the median, and how many times the first runtime's it is."""
-    lines = ["", title]
-    base = runtimes[0].name
-    for name, series in figures.items():
-        for runtime in runtimes:
-            one = series[runtime.name]
-            if not one.values:
-                continue
-            ratio, low, high = one.ratio(series[base])
-            beside = "" if runtime.name == base else f"  {ratio:5.2f} of {base}  ({low:.2f} to {high:.2f})"
-            lines.append(f"  {name:30} {runtime.name:16} {one.median:9.1f}{beside}")
-    return "\n".join(lines)
-
-
-def document(runtimes: list[Contestant], results: dict[str, Figures]) -> dict[str, Any]:
-    return {
-        "machine": machine(),
-        "runtimes": {runtime.name: runtime.version() for runtime in runtimes},
-        "results": {
-            title: {name: {key: one.values for key, one in series.items()} for name, series in figures.items()}
-            for title, figures in results.items()
-        },
-    }
 
 
 if __name__ == "__main__":

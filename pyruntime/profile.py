@@ -147,7 +147,7 @@ def instrument(module: ModuleType | None) -> None:
         return  # clone comes back from it in two processes, one of which must not touch the other's records
     if name == "pyruntime.plan.step":
         vars(module)["Step"].__new__ = staticmethod(new_step)
-    short = name.rpartition(".")[2]
+    short = name[len("pyruntime.") :]
     function = type(instrument)
     for key, value in list(vars(module).items()):
         if getattr(value, "__module__", "") != name:
@@ -160,7 +160,7 @@ def instrument(module: ModuleType | None) -> None:
             for attribute, method in list(vars(value).items()):
                 if type(method) is function and attribute[:2] != "__":
                     around = timed_step if attribute == "apply" and is_step(value) else timed
-                    setattr(value, attribute, around(method, f"{key}.{attribute}".encode()))
+                    setattr(value, attribute, around(method, f"{short}.{key}.{attribute}".encode()))
 
 
 def new_step(kind: type, *_: Any, **__: Any) -> Any:

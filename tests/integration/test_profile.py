@@ -52,7 +52,7 @@ def of_kind(spans: list[Event], kind: str) -> list[Event]:
 
 
 def profiled(runtime: Runtime, path: Path | str) -> Runtime:
-    return Runtime(runtime.program, runtime.root, [*runtime.flags, "--profile", str(path)])
+    return Runtime(LAUNCHER, runtime.root, [*runtime.flags, "--profile", str(path)])
 
 
 def steps_of_plan(one: Container) -> list[str]:
@@ -73,7 +73,7 @@ def test_the_timeline_of_run_has_all_steps_in_order(container: Callable[..., Con
     imported = {event["name"] for event in of_kind(spans, "import")}
     assert {"interpreter", "pyruntime.kernel.libc", "pyruntime.container.launch", "_json"} <= imported
     called = {event["name"] for event in of_kind(spans, "call")}
-    assert {"main.main", "clone3", "Launch._clone"} <= called
+    assert {"cli.main.main", "clone3", "container.launch.Launch._clone"} <= called
 
 
 @pytest.mark.skipif(not shutil.which("gcc"), reason="no compiler")
