@@ -50,7 +50,7 @@ def rules(resources: dict[str, Any] | None) -> list[Rule]:
     for index, entry in enumerate((resources or {}).get("devices") or ()):
         field = f"{FIELD}[{index}]"
         kind = entry.get("type") or "a"
-        access = entry.get("access") or ""
+        access = (entry.get("access") or "").replace("a", "")
         if "allow" not in entry:
             raise SpecError(field + ".allow", "is missing; a device rule says true (allow) or false (deny)")
         if kind not in ("a", "b", "c"):

@@ -40,7 +40,7 @@ class Limits:
         if resources.get("unified"):
             raise SpecError(
                 FIELD + "unified",
-                "is for cgroup v2, and this host runs its controllers on cgroup v1; "
+                "invalid configuration: it is for cgroup v2, and this host runs its controllers on cgroup v1; "
                 "use memory, cpu, pids, blockIO instead",
             )
         cpu = resources.get("cpu") or {}
@@ -50,7 +50,7 @@ class Limits:
         self._cpu(cpu)
         limit = (resources.get("pids") or {}).get("limit")
         if limit is not None:
-            value = b"max" if limit < 0 else number(limit)
+            value = b"max" if limit < 0 else number(limit or 1)  # see limits_v2: nobody can live with 0
             self.late.append([Write("pids", "pids.max", value, FIELD + "pids.limit")])
         self._block_io(resources.get("blockIO") or {})
         self._hugepages(resources.get("hugepageLimits") or ())

@@ -69,7 +69,8 @@ class Limits:
     def _pids(self, pids: dict[str, Any]) -> None:
         limit = pids.get("limit")
         if limit is not None:
-            self._add(Write("pids", "pids.max", b"max" if limit < 0 else number(limit), FIELD + "pids.limit"))
+            # systemd does not take 0, so every driver makes it 1: the container's first process, and no other.
+            self._add(Write("pids", "pids.max", b"max" if limit < 0 else number(limit or 1), FIELD + "pids.limit"))
 
     def _memory(self, memory: dict[str, Any]) -> None:
         def write(file: str, value: int, key: str, need: int = MUST) -> Write:

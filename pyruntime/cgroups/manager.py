@@ -302,8 +302,8 @@ class Manager:
                 if there.startswith(directory + "/") and "/../" not in there + "/":
                     return cgroupfs.enter(None, there + "/cgroup.procs", pid)
         raise RuntimeFailure(
-            f"cannot add process {pid} to cgroup {directory}: its sub-cgroups have controllers, so it "
-            f"takes no process itself; name one of them with --cgroup"
+            f"error adding pid {pid} to cgroups: {directory}: device or resource busy: its sub-cgroups have "
+            "controllers, so it takes no process itself; name one of them with --cgroup"
         )
 
     def _mount(self) -> str:
@@ -333,7 +333,7 @@ class Joined:
             key = name if name in self.subs else "name=" + name
             if key not in self.subs or (colon and self.base.version == 2):
                 known = ", ".join(sorted(filter(None, self.subs))) or "none: cgroup v2 has one tree, give just a path"
-                raise RuntimeFailure(f"--cgroup {text}: no controller {name!r} (controllers here: {known})")
+                raise RuntimeFailure(f"--cgroup {text}: unknown controller {name or '(none)'} (controllers here: {known})")
             self.subs[key] = path.strip("/")
         return self
 
@@ -366,7 +366,7 @@ class Joined:
         try:
             return open_below(base, sub)
         except OSError as error:
-            raise RuntimeFailure(f"cannot open cgroup {base}/{sub}: {error.strerror}") from error
+            raise RuntimeFailure(f"cannot open cgroup {base}/{sub}: {(error.strerror or '').lower()}") from error
 
 
 def open_below(base: str, sub: str) -> int:
@@ -392,7 +392,7 @@ def cannot_enter(directory: str, pid: int, error: OSError) -> RuntimeFailure:
         28: "; its cpuset has no cpus or no memory nodes",
         95: "; the cgroup is in an invalid domain: a cgroup above it is threaded",
     }.get(error.errno or 0, "")
-    return RuntimeFailure(f"cannot add process {pid} to cgroup {directory}: {error.strerror}{hint}")
+    return RuntimeFailure(f"error adding pid {pid} to cgroups: {directory}: {(error.strerror or '').lower()}{hint}")
 
 
 class Disabled(Manager):

@@ -40,8 +40,6 @@ def run(settings: Settings, options: Options) -> int:
     made.args = options.arguments[1:]
     if made.args[:1] == ["--"]:  # `exec ID -- ls`: nobody means a program called `--`
         del made.args[0]
-    if not made.args and made.process is None:
-        raise RuntimeFailure("exec args cannot be empty: give a command, or a process document with --process")
     made.cwd = options.text_or_none("cwd")
     made.env = options.texts("env")
     made.tty = options.on("tty")

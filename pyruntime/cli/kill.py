@@ -52,11 +52,16 @@ def _unknown(text: str) -> int:
 
 def run(settings: Settings, options: Options) -> int:
     words = options.arguments
-    signal = signal_number(words[1] if len(words) > 1 and words[1] else "TERM")
     identifier = "" if options.on("regex") else container_id(words[0])
     from pyruntime.container import lifecycle
 
     context = settings.context()
+    try:
+        signal = signal_number(words[1] if len(words) > 1 and words[1] else "TERM")
+    except RuntimeFailure:
+        if identifier:
+            lifecycle.state(context, identifier)  # that there is no such container is what callers act upon
+        raise
     if options.on("regex"):
         from pyruntime.cli import matching
 

@@ -44,10 +44,9 @@ def run(settings: Settings, options: Options) -> int:
     from pyruntime.container import lifecycle
 
     chosen = checked_format(options)
-    if settings.root_given and not os.path.isdir(settings.root):
-        raise RuntimeFailure(
-            f"open {settings.root}: no such file or directory"
-        )  # more likely a slip than no containers
+    if settings.root_given and not os.path.isdir(settings.root):  # more likely a slip than no containers
+        reason = "not a directory" if os.path.exists(settings.root) else "no such file or directory"
+        raise RuntimeFailure(f"open {settings.root}: {reason}")
     found = lifecycle.listing(settings.context())
     if options.on("quiet"):
         output.write("".join(f"{item['id']}\n" for item in found))

@@ -27,6 +27,8 @@ def run(settings: Settings, options: Options) -> int:
     except FileExistsError:
         raise RuntimeFailure(f"File {options.text('file') or CONFIG} exists. Remove it first") from None
     except OSError as error:
+        if not os.path.isdir(directory):
+            raise RuntimeFailure(f"chdir {directory}: {log.reason(error)}") from None
         raise RuntimeFailure(f"open {path}: {log.reason(error)}") from None
     with open(descriptor, "w", encoding="utf-8") as file:
         file.write(text)

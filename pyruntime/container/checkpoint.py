@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from pyruntime.cgroups.manager import detect
-from pyruntime.container import criu, handover, hooks, lifecycle, report, setup, store
+from pyruntime.container import caller, criu, handover, hooks, lifecycle, report, setup, store
 from pyruntime.container.launch import Launch, state_document
 from pyruntime.errors import RuntimeFailure
 from pyruntime.kernel import mounts as m
@@ -97,12 +97,23 @@ class _Directories:
             os.close(self.work)
 
 
+def _check_parent(path: str) -> None:
+    """CRIU would only say that the dump failed, after it has stopped the container."""
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise RuntimeFailure(f"invalid --parent-path: stat {path}: {(error.strerror or '').lower()}") from None
+    os.close(descriptor)
+
+
 def checkpoint(context: Context, container_id: str, options: CheckpointOptions) -> None:
     """Save a container; without leave_running or pre_dump it ends and is deleted. Raises RuntimeFailure."""
     record = store.open_container(context.root, container_id)
     status, pid = record.status()
     if status in (store.CREATED, store.CREATING, store.STOPPED):
         raise RuntimeFailure(f"Container cannot be checkpointed in {status} state")
+    if options.parent_path:
+        _check_parent(f"{options.image_path}/{options.parent_path}")
     program = criu.find(options.criu)
     config = record.config()
     linux = config.get("linux") or {}
@@ -236,7 +247,7 @@ def restore(context: Context, container_id: str, bundle: str, options: RestoreOp
     program = criu.find(options.criu)
     spec: Any = load_bundle(bundle)
     process = spec.get("process") or {}
-    setup.check_console(bool(process.get("terminal")), options.console_socket, options.detach)
+    caller.check_console(bool(process.get("terminal")), options.console_socket, options.detach)
     streams = _saved_streams(options.image_path)
     cgroup = setup.plan_cgroup(context, container_id, spec, setup.is_rootless(context))
     if not options.detach and not options.no_subreaper:

@@ -91,7 +91,7 @@ class EnterRoot(Step):
 
 def exec_process(context: Context, container_id: str, options: ExecOptions) -> int:
     """Run a process in a container. Returns the exit status to leave with. Raises RuntimeFailure."""
-    from pyruntime.container.setup import check_console, close_unknown
+    from pyruntime.container.caller import check_console, close_unknown
 
     close_unknown(options.preserve_fds)
     record = store.open_container(context.root, container_id)
@@ -102,6 +102,8 @@ def exec_process(context: Context, container_id: str, options: ExecOptions) -> i
         raise RuntimeFailure("cannot exec in a paused container (use --ignore-paused to override)")
     if status == store.CREATING:
         raise RuntimeFailure("cannot exec in a container that is still being created")
+    if not options.args and options.process is None:
+        raise RuntimeFailure("exec args cannot be empty: give a command, or a process document with --process")
     config = record.config()
     process = _process(options, config)
     check_console(bool(process.get("terminal")), options.console_socket, options.detach)
@@ -276,11 +278,10 @@ class _Exec(Child):
     def _seccomp(self, section: Any, context: Context) -> Step | None:
         if not section:
             return None
-        from pyruntime.container.setup import FILTERS
         from pyruntime.plan.seccomp import STRICT, InstallSeccomp, compile_filter
 
         strict = (self.config.get("annotations") or {}).get(STRICT) == "1"
-        compiled = compile_filter(section, f"{context.root}/{FILTERS}", strict)
+        compiled = compile_filter(section, f"{context.root}/{store.FILTERS}", strict)
         if compiled is None:
             return None
         if compiled.notify:

@@ -15,6 +15,7 @@ from errno import EAGAIN, EEXIST, ELOOP, ENOENT, ENOTDIR
 from pyruntime.kernel.libc import NR, syscall
 
 AT_FDCWD = -100
+S_IFMT, S_IFLNK = 0o170000, 0o120000
 
 O_PATH = posix.O_PATH
 O_CLOEXEC = posix.O_CLOEXEC
@@ -95,6 +96,9 @@ def make_in_root(root: int, path: bytes, directory: bool, mode: int = 0o755) -> 
                 flags = O_PATH | O_NOFOLLOW | (0 if last and not directory else O_DIRECTORY)
                 try:
                     there = openat2(here, name, flags, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+                    if posix.fstat(there).st_mode & S_IFMT == S_IFLNK:  # O_PATH and O_NOFOLLOW open the link itself
+                        posix.close(there)
+                        raise OSError(ELOOP, posix.strerror(ELOOP))
                 except OSError as error:
                     if error.errno not in (ELOOP, ENOTDIR):
                         raise

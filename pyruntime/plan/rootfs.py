@@ -294,7 +294,7 @@ class MaskedPaths(Step):
     __slots__ = ("paths", "tmpfs_options")
 
     def __init__(self, paths: list[str], context: str | None = None) -> None:
-        self.paths = [checked_path(path) for path in paths]
+        self.paths = [checked_path(path) for path in dict.fromkeys(paths)]  # one mask on a path is enough
         self.tmpfs_options: list[tuple[bytes, bytes | None]] = [
             (b"ro", None),
             (b"nr_blocks", b"1"),

@@ -7,6 +7,8 @@ namespace) is found out by those who use it.
 
 from __future__ import annotations
 
+import posix
+
 from pyruntime.errors import RuntimeFailure, SpecError
 from pyruntime.spec import checker, jsontext, rules, rules_linux, table
 
@@ -37,7 +39,14 @@ def load_file(path: str) -> Spec:
 
 def read_config(bundle: str) -> object:
     """The configuration of a bundle, read but not checked. Raises as `load_bundle` does."""
-    return _read(f"{bundle}/{CONFIG}", CONFIG, table.CONFIG)
+    try:
+        data = jsontext.read_file(f"{bundle}/{CONFIG}")
+    except (FileNotFoundError, NotADirectoryError):
+        _explain_bundle(bundle)
+        raise RuntimeFailure(f"JSON specification file {CONFIG} not found") from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(f"{bundle}/{CONFIG}", error) from None
+    return _parse(data, CONFIG, table.CONFIG)
 
 
 def load_process(path: str) -> Process:
@@ -65,7 +74,22 @@ def problems(config: object) -> list[SpecError]:
 def check(config: object) -> None:
     """Raise the first of the `problems`, if there is one."""
     for problem in problems(config):
-        raise problem
+        raise _familiar(problem)
+
+
+# What is wrong with these fields is looked for in logs under these words.
+_FAMILIAR = (
+    ("linux.memoryPolicy.mode", "invalid memory policy mode"),
+    ("linux.memoryPolicy.flags", "invalid memory policy flag"),
+    ("linux.memoryPolicy.nodes", "invalid memory policy node"),
+)
+
+
+def _familiar(problem: SpecError) -> SpecError:
+    for path, words in _FAMILIAR:
+        if problem.path.startswith(path):
+            return SpecError(problem.path, f"{words}: {problem.reason}")
+    return problem
 
 
 def check_process(process: object, path: str = "process") -> None:
@@ -90,12 +114,24 @@ def _check_section(node: Node, section_rules: rules.Rules, value: object, path: 
 def _read(path: str, name: str, node: Node) -> object:
     try:
         data = jsontext.read_file(path)
-    except FileNotFoundError:
-        raise RuntimeFailure(f"JSON specification file {name} not found") from None
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise RuntimeFailure(f"cannot read {path}: {reason}") from None
+        raise _unreadable(path, error) from None
     return _parse(data, name, node)
+
+
+def _explain_bundle(bundle: str) -> None:
+    """Raise RuntimeFailure, in the words that scripts know, when it is the bundle itself that is not there."""
+    try:
+        posix.scandir(bundle).close()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RuntimeFailure(f"chdir {bundle}: {(error.strerror or '').lower()}") from None
+    except OSError:
+        pass
+
+
+def _unreadable(path: str, error: OSError | ValueError) -> RuntimeFailure:
+    reason = (error.strerror or "").lower() if isinstance(error, OSError) else error
+    return RuntimeFailure(f"open {path}: {reason}")
 
 
 def _parse(data: bytes, name: str, node: Node) -> object:

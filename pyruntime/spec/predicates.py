@@ -9,7 +9,7 @@ from __future__ import annotations
 
 _DIGITS = frozenset("0123456789")
 _CPU_LIST = _DIGITS | frozenset(", -")
-_ACCESS = frozenset("rwm")
+_ACCESS = frozenset("rwma")
 _IDENTIFIER = _DIGITS | frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-")
 
 
@@ -45,7 +45,7 @@ def page_size(text: str) -> bool:
 
 
 def access_letters(text: str) -> bool:
-    """Only letters of rwm."""
+    """Only letters of rwm, or the a that other runtimes overlook."""
     return _ACCESS.issuperset(text)
 
 
@@ -88,7 +88,7 @@ PATTERNS = {
     rf"^[^\n]*{_END}": one_line,
     rf"^(MB:[^\n]*)?{_END}": memory_bandwidth,
     f"^[1-9][0-9]*[KMG]B{_END}": page_size,
-    f"^[rwm]*{_END}": access_letters,
+    f"^[rwma]*{_END}": access_letters,
     f"^[0-9, -]*{_END}": cpu_list_letters,
     rf"^(?!\.{{1,2}}{_END})[^/]+{_END}": file_name,
     rf"^1\.{_NUMBER}\.{_NUMBER}(-{_LABEL}(\.{_LABEL})*)?(\+{_BUILD}(\.{_BUILD})*)?{_END}": oci_version,

@@ -81,7 +81,7 @@ def _sysctl(linux: dict[str, Any], path: str, found: list[SpecError]) -> None:
         if file == "kernel/hostname":
             report(found, place, "use the hostname property instead")
         elif needed is None:
-            report(found, place, "not a parameter of a namespace, it would change the host's")
+            report(found, place, f"sysctl {shorten(name)} is not in a separate kernel namespace, it would change the host's")
         elif needed not in namespaces:
             report(found, place, f"needs a {needed} namespace in linux.namespaces, it would change the host's")
         if "\n" in value.removesuffix("\n"):
@@ -166,6 +166,12 @@ def _intel_rdt(linux: dict[str, Any], path: str, found: list[SpecError]) -> None
         report(found, f"{path}.intelRdt.closID", f"{shorten(name)} is not the name of a directory")
 
 
+def _count(nodes: str) -> int:
+    """How many numbers a list of the form 0-3,7 has."""
+    ends = [part.split("-") for part in nodes.replace(" ", "").split(",") if part]
+    return sum(int(end[-1]) - int(end[0]) + 1 for end in ends)
+
+
 def _memory_policy(linux: dict[str, Any], path: str, found: list[SpecError]) -> None:
     """What set_mempolicy(2) refuses with a bare EINVAL."""
     policy = linux.get("memoryPolicy")
@@ -177,7 +183,7 @@ def _memory_policy(linux: dict[str, Any], path: str, found: list[SpecError]) -> 
     if not is_list(nodes):
         report(found, f"{path}.nodes", f"expected a list of nodes such as 0-1,3, got {shorten(nodes)}")
     elif some and mode in ("MPOL_DEFAULT", "MPOL_LOCAL"):
-        report(found, f"{path}.nodes", f"{mode} takes no nodes")
+        report(found, f"{path}.nodes", f"{mode} mode requires 0 nodes but got {_count(nodes)}")
     elif not some and mode not in ("MPOL_DEFAULT", "MPOL_LOCAL", "MPOL_PREFERRED"):
         report(found, f"{path}.nodes", f"{mode} needs at least one node")
     fixed = [flag for flag in ("MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES") if flag in flags]

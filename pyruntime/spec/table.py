@@ -81,7 +81,7 @@ PROCESS = (OBJECT, {
     'ioPriority': (OBJECT, {
         'class': (ENUM, ('IOPRIO_CLASS_RT', 'IOPRIO_CLASS_BE', 'IOPRIO_CLASS_IDLE',)),
         'priority': (INTEGER, 0, 7, None),
-    }, ('class', 'priority')),
+    }, ('class',)),
     'execCPUAffinity': (OBJECT, {
         'initial': CPU_LIST,
         'final': CPU_LIST,

@@ -55,7 +55,7 @@ BOTH: list[tuple[dict[str, Any], list[tuple[str, str]], list[tuple[str, str]]]] 
         [("memory.swap.max", "max"), ("memory.max", "max")],
     ),
     ({"memory": {"limit": 0, "swap": 0, "reservation": 0}}, [], []),
-    ({"pids": {"limit": 0}}, [("pids.max", "0")], [("pids.max", "0")]),
+    ({"pids": {"limit": 0}}, [("pids.max", "1")], [("pids.max", "1")]),
     ({"pids": {"limit": -1}}, [("pids.max", "max")], [("pids.max", "max")]),
     (
         {"cpu": {"shares": 1024, "quota": 5000, "period": 10000, "burst": 100, "idle": 0, "cpus": "0-1", "mems": "0"}},

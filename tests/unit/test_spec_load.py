@@ -41,14 +41,18 @@ def test_a_missing_configuration_has_the_words_that_engines_know(tmp_path: Path)
     assert str(caught.value) == "JSON specification file config.json not found"
     with pytest.raises(RuntimeFailure) as caught:
         load.load_bundle(str(tmp_path / "no" / "bundle"))
-    assert str(caught.value) == "JSON specification file config.json not found"
+    assert str(caught.value) == f"chdir {tmp_path}/no/bundle: no such file or directory"
+    (tmp_path / "file").touch()
+    with pytest.raises(RuntimeFailure) as caught:
+        load.load_bundle(str(tmp_path / "file"))
+    assert str(caught.value) == f"chdir {tmp_path}/file: not a directory"
 
 
 def test_what_is_not_a_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
     with pytest.raises(RuntimeFailure, match=r"config.json: not a regular file"):
         load.load_bundle(str(tmp_path))
-    with pytest.raises(RuntimeFailure, match="cannot read"):
+    with pytest.raises(RuntimeFailure, match="embedded null byte"):
         load.load_bundle(str(tmp_path) + "\0")
 
 
@@ -99,7 +103,7 @@ def test_a_configuration_of_another_name(tmp_path: Path) -> None:
     file.write_text("{}")
     with pytest.raises(SpecError, match=r"^ociVersion: required, but missing$"):
         load.load_file(str(file))
-    with pytest.raises(RuntimeFailure, match=r"^JSON specification file /.*/missing\.json not found$"):
+    with pytest.raises(RuntimeFailure, match=r"^open /.*/missing\.json: no such file or directory$"):
         load.load_file(str(tmp_path / "missing.json"))
 
 
@@ -110,7 +114,7 @@ def test_process_and_resources_files(tmp_path: Path) -> None:
     file.write_text('{"cwd": "tmp", "args": ["sh"]}')
     with pytest.raises(SpecError, match=r'^process.cwd: expected an absolute path, got "tmp"$'):
         load.load_process(str(file))
-    with pytest.raises(RuntimeFailure, match=r"missing\.json not found"):
+    with pytest.raises(RuntimeFailure, match=r"^open /.*missing\.json: no such file or directory$"):
         load.load_process(str(tmp_path / "missing.json"))
     assert load.parse_resources(b'{"memory": {"limit": 5}, "cpu": null}') == {"memory": {"limit": 5}}
     with pytest.raises(SpecError, match=r"^resources.memory.limit: expected an integer, got true$"):

@@ -193,7 +193,8 @@ BROKEN: list[tuple[Config, str]] = [
     ),
     (
         config("ipc", "network", "uts", "user", sysctl={"kernel.core_pattern": "x"}, uidMappings=ONE, gidMappings=ONE),
-        'linux.sysctl["kernel.core_pattern"]: not a parameter of a namespace, it would change the host\'s',
+        'linux.sysctl["kernel.core_pattern"]: sysctl "kernel.core_pattern" is not in a separate kernel namespace, it '
+        "would change the host's",
     ),
     (
         config("network", sysctl={"net.ipv4.ip_forward": "1\n2"}),
@@ -233,7 +234,7 @@ BROKEN: list[tuple[Config, str]] = [
     ),
     (
         config(memoryPolicy={"mode": "MPOL_LOCAL", "nodes": "0"}),
-        "linux.memoryPolicy.nodes: MPOL_LOCAL takes no nodes",
+        "linux.memoryPolicy.nodes: MPOL_LOCAL mode requires 0 nodes but got 1",
     ),
     (
         config(memoryPolicy={"mode": "MPOL_BIND", "nodes": "0-"}),
