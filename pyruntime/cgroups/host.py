@@ -99,13 +99,16 @@ def parse(mountinfo: bytes, own: bytes) -> Host:
             if point == ROOT:
                 unified = True
                 mounts[UNIFIED] = (point, root)
-            else:
-                mounts.setdefault(UNIFIED, (point, root))
+            elif mounts.setdefault(UNIFIED, (point, root))[0] == point:
+                mounts[UNIFIED] = (point, root)
         elif kind[0] == b"cgroup":
             for option in kind[2].split(b","):
-                if option not in _OPTIONS and (b"=" not in option or option.startswith(b"name=")):
-                    # A container's copy of a hierarchy is mounted somewhere too: ours came first.
-                    mounts.setdefault(text(option), (point, root))
+                if option in _OPTIONS or (b"=" in option and not option.startswith(b"name=")):
+                    continue
+                # A container's copy of a hierarchy is mounted somewhere too: ours came first. But what is mounted on
+                # the very same point later covers it.
+                if mounts.setdefault(text(option), (point, root))[0] == point:
+                    mounts[text(option)] = (point, root)
     if len(mounts) == 1 and UNIFIED in mounts:
         unified = True
     places: dict[str, str] = {}

@@ -148,6 +148,32 @@ def test_ways_to_authenticate(tmp_path: Path, mode: str) -> None:
     assert bus.auth_lines[-1] == b"BEGIN"
 
 
+def test_no_call_arrives_together_with_begin(tmp_path: Path) -> None:
+    """systemd takes up what it reads together with BEGIN only when more arrives: such a call is never answered.
+
+    The peer reads all there is after each of its own answers, so what was sent in one go arrives in one piece.
+    """
+    pieces: list[bytes] = []
+
+    def talk(connection: socket.socket) -> None:
+        for answer in (b"", b"DATA\r\n", b"OK 0123456789abcdef0123456789abcdef\r\n"):
+            connection.sendall(answer)
+            time.sleep(0.05)
+            pieces.append(connection.recv(10000))
+            time.sleep(0.05)
+            with pytest.raises(BlockingIOError):
+                connection.recv(1, socket.MSG_DONTWAIT)
+
+    thread = serve(tmp_path / "bus", talk)
+    connection = Connection(f"unix:path={tmp_path}/bus", direct=True, timeout=5)
+    with pytest.raises(RuntimeFailure, match="closed the connection"):
+        connection.call("a.b", "/c", "d.e", "Work")
+    thread.join()
+    connection.close()
+    assert [piece.endswith(b"BEGIN\r\n") for piece in pieces] == [False, True, False]
+    assert b"Work" in pieces[2]
+
+
 def test_a_peer_that_does_not_take_us(tmp_path: Path) -> None:
     bus = FakeBus(tmp_path / "bus", auth="never")
     with pytest.raises(RuntimeFailure, match="D-Bus authentication failed: REJECTED"):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyruntime.cgroups import host as host_module
 from pyruntime.cgroups.host import clean, inner, parse, place
-from pyruntime.errors import SpecError
+from pyruntime.errors import RuntimeFailure, SpecError
 
 V1 = b"""\
 22 27 0:21 / /proc rw,relatime - proc proc rw
@@ -85,6 +88,63 @@ def test_a_mount_made_outside_of_our_cgroup_namespace() -> None:
 def test_the_copies_that_containers_mount_do_not_count() -> None:
     copy = b"90 27 0:30 /docker/abc /var/lib/x/sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
     assert parse(V1 + copy, b"").mount("memory") == "/sys/fs/cgroup/memory"
+
+
+def test_a_later_mount_on_the_same_point_covers_the_earlier_one() -> None:
+    """As in a container that mounts its cgroups anew over those that it was given."""
+    inner = b"32 31 0:30 /docker/abc /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n"
+    outer = b"90 27 0:30 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+    own = b"4:memory:/docker/abc/init\n"
+    assert place(parse(inner, own), "memory", "x") == "/sys/fs/cgroup/memory/init/x"
+    assert place(parse(inner + outer, own), "memory", "x") == "/sys/fs/cgroup/memory/docker/abc/init/x"
+    two = b"37 31 0:34 /a /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
+    own += b"0::/a/b\n"
+    assert place(parse(inner + two, own), "", "x") == "/sys/fs/cgroup/unified/b/x"
+    assert place(parse(inner + two + two.replace(b" /a ", b" / "), own), "", "x") == "/sys/fs/cgroup/unified/a/b/x"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "layout", "controllers"),
+    [
+        # systemd.unified_cgroup_hierarchy=hybrid: systemd's own hierarchy twice, the controllers on v1.
+        (
+            b"33 31 0:28 / /sys/fs/cgroup/systemd rw shared:9 - cgroup cgroup rw,xattr,name=systemd\n"
+            b"34 31 0:29 / /sys/fs/cgroup/unified rw shared:10 - cgroup2 cgroup2 rw,nsdelegate\n"
+            b"35 31 0:30 / /sys/fs/cgroup/pids rw shared:11 - cgroup cgroup rw,pids\n",
+            "hybrid", {"", "name=systemd", "pids"},
+        ),
+        # Only systemd's named hierarchy: no controller anywhere, but not v2 either.
+        (b"33 31 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n", "v1", {"name=systemd"}),
+        # cgroup2 somewhere else than usual, and nothing beside it.
+        (b"34 31 0:29 / /mnt/cgroups rw - cgroup2 none rw\n", "v2", {""}),
+        # cgroup2 on the well-known place, and a v1 controller that a VPN mounted, before or after it.
+        (
+            b"90 27 0:70 / /opt/vpn rw - cgroup net_cls rw,net_cls\n"
+            b"31 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+            "v2", {""},
+        ),
+        # cgroup2 in a place of its own, before the v1 controllers.
+        (
+            b"34 31 0:29 / /mnt/cgroup2 rw - cgroup2 none rw\n35 31 0:30 / /dev/cgroup/cpu rw - cgroup none rw,cpu\n",
+            "hybrid", {"", "cpu"},
+        ),
+    ],
+    ids=["hybrid", "named", "elsewhere", "vpn", "android"],
+)  # fmt: skip
+def test_layouts(
+    mounts: bytes, layout: str, controllers: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Through the files in /proc as they are read."""
+    files = {"/proc/self/mountinfo": tmp_path / "mountinfo", "/proc/self/cgroup": tmp_path / "cgroup"}
+    files["/proc/self/mountinfo"].write_bytes(b"22 27 0:21 / /proc rw - proc proc rw\n" + mounts)
+    files["/proc/self/cgroup"].write_bytes(b"4:pids:/a\n1:name=systemd:/b\n0::/c\n")
+    read = host_module._slurp
+    monkeypatch.setattr(host_module, "_slurp", lambda path: read(str(files[path])))
+    host = host_module.detect()
+    assert (host.layout, set(host.mounts)) == (layout, controllers)
+    files["/proc/self/mountinfo"].unlink()
+    with pytest.raises(RuntimeFailure, match="is /proc mounted"):
+        host_module.detect()
 
 
 @pytest.mark.parametrize("name", ["a\x85b", "a\x0cb", "a\rb", "a - cgroup x"])
