@@ -22,6 +22,12 @@ def only_pyruntime(program: str) -> None:
         pytest.skip("about a flag of pyruntime")
 
 
+@pytest.fixture
+def runtime(program: str, tmp_path: Path) -> Runtime:
+    """The launcher itself: an audited runtime is started by another program, which knows of no timeline."""
+    return Runtime(program, tmp_path / "state")
+
+
 def timeline(path: Path) -> list[Event]:
     """The spans of a trace file, after a look at what the format demands of them."""
     document = json.loads(path.read_text())
