@@ -48,8 +48,13 @@ class Proxy:
                 os.unlink(NAME, dir_fd=folder)
             except FileNotFoundError:
                 pass
-            self._socket.bind(f"/proc/self/fd/{folder}/{NAME}")  # the path may be longer than a socket's address
-            os.chmod(path, 0o777)  # the container's user is anybody
+            # For anybody, as the container's user is. By the mask, not by chmod: root of a user namespace of ours may
+            # write to the directory, and could put a link there between two calls.
+            before = os.umask(0)
+            try:
+                self._socket.bind(f"/proc/self/fd/{folder}/{NAME}")  # the path may be longer than an address
+            finally:
+                os.umask(before)
         except OSError as error:
             raise RuntimeFailure(f"cannot make the notify socket {path}: {(error.strerror or '').lower()}") from None
         finally:
