@@ -214,6 +214,12 @@ def _seccomp(linux: dict[str, Any], path: str, found: list[SpecError]) -> None:
         report(found, f"{path}.listenerMetadata", "needs listenerPath")
 
 
+def _personality(linux: dict[str, Any], path: str, found: list[SpecError]) -> None:
+    """Version 1.3.0 of the specification has a list of flags and no flag to put into it."""
+    for index, flag in enumerate(linux.get("personality", {}).get("flags", ())):
+        report(found, f"{path}.personality.flags[{index}]", f"{shorten(flag)} is no flag: none is defined")
+
+
 LINUX_RULES: Rules = (
     (("sysctl", "namespaces"), _sysctl),
     (("timeOffsets", "namespaces"), _time_offsets),
@@ -222,6 +228,7 @@ LINUX_RULES: Rules = (
     (("netDevices", "namespaces"), _net_devices),
     (("intelRdt",), _intel_rdt),
     (("memoryPolicy",), _memory_policy),
+    (("personality",), _personality),
     (("seccomp",), _seccomp),
 )
 

@@ -277,6 +277,10 @@ BROKEN: list[tuple[Config, str]] = [
     ),
     # resources
     (
+        config(personality={"domain": "LINUX32", "flags": ["ADDR_NO_RANDOMIZE"]}),
+        'linux.personality.flags[0]: "ADDR_NO_RANDOMIZE" is no flag: none is defined',
+    ),
+    (
         config(resources={"cpu": {"quota": 100, "burst": 101}}),
         "linux.resources.cpu.burst: 101 is above the quota of 100",
     ),
@@ -320,6 +324,7 @@ FINE: list[Config] = [
     config(intelRdt={"enableCMT": "an obsolete property"}),
     config(memoryPolicy={"mode": "MPOL_DEFAULT", "nodes": "", "flags": []}),
     config(memoryPolicy={"mode": "MPOL_PREFERRED"}),
+    config(personality={"domain": "LINUX", "flags": []}),
     config(seccomp={"defaultAction": "SCMP_ACT_ALLOW", "listenerMetadata": "", "listenerPath": ""}),
     config(resources={"cpu": {"quota": -1, "burst": 101}, "memory": {"limit": 100, "swap": -1}}),
     config(resources={"cpu": {"burst": 5}, "memory": {"swap": 5}, "pids": {}}),
