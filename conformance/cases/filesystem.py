@@ -222,6 +222,15 @@ def personality_without_flags(stage: Stage) -> None:
     equal(stage.sh("echo runs"), "runs\n", "output of the program")
 
 
+@case("personality.flags")
+def personality_flag_is_not_ignored(stage: Stage) -> None:
+    """No flag is defined, so any is an error, or at least a warning."""
+    stage.linux["personality"] = {"domain": "LINUX", "flags": ["NO_SUCH_FLAG"]}
+    stage.process["args"] = ["/bin/true"]
+    result = stage.create(ok=False)
+    require(not result.ok or "flag" in result.message.lower(), "an unknown flag was taken without a word")
+
+
 # -- memory policy ----------------------------------------------------------------------------------------------------
 
 POLICIES: dict[str, tuple[dict[str, Any], str]] = {

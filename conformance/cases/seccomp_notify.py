@@ -8,9 +8,12 @@ import fcntl
 import json
 import os
 import select
+import signal
 import socket
 import struct
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -163,14 +166,46 @@ def listener_answers_the_call(stage: Stage) -> None:
     equal(stage.finish(), "-1 28\n", "result of personality(2)")
 
 
-def answer(descriptor: int, errno: int) -> None:
-    """Take one notification and make the call fail with `errno`."""
+def answer(descriptor: int, errno: int, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Take one notification, do something else, and make the call fail with `errno`."""
     if not select.select([descriptor], [], [], 5)[0]:
         fail("no notification came")
     request = bytearray(80)
     fcntl.ioctl(descriptor, NOTIF_RECV, request)
     number = struct.unpack_from("Q", request)[0]
+    meanwhile()
     fcntl.ioctl(descriptor, NOTIF_SEND, bytearray(struct.pack("QqiI", number, 0, -errno, 0)))
+
+
+@case("seccomp.flags.WAIT_KILLABLE_RECV")
+def a_signal_does_not_interrupt_a_received_call(stage: Stage) -> None:
+    """With the flag a signal waits until the listener has answered; without it the answer would find nobody."""
+    listener, path = listening(stage)
+    flags = ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]
+    filtered(stage, rule(NOTIFY, "personality"), default=ALLOW, listenerPath=path, flags=flags)
+    source = (
+        "import ctypes, signal\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('signal'))\n"
+        "print(libc.personality(ctypes.c_ulong(0xffffffff)), ctypes.get_errno())\n"
+    )
+    stage.process["args"] = [stage.host_python(), "-I", "-S", "-c", source]
+    result = stage.create(ok=False)
+    if not result.ok:
+        skip(f"WAIT_KILLABLE_RECV was refused: {result.message}")
+    message = receive_now_or_after_start(stage, listener)
+    stage.undo.callback(close_all, message.descriptors)
+    if stage.state()["status"] == "created":
+        stage.start()
+
+    def interrupt() -> None:
+        os.kill(stage.pid, signal.SIGUSR1)
+        time.sleep(0.2)
+
+    try:
+        answer(message.descriptors[0], 28, interrupt)
+    except FileNotFoundError:
+        fail("the signal interrupted the call although the listener had received it")
+    equal(sorted(stage.finish().splitlines()), ["-1 28", "signal"], "result of personality(2), and the handler")
 
 
 @case("seccomp.listenerPath.socket")
