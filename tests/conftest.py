@@ -1,6 +1,7 @@
 """Fixtures of all tests.
 
-runtime          the runtime under test, with a state directory of its own; `--runtime runc` tests another one
+runtime          the runtime under test, with a state directory of its own; `--runtime runc` tests another one.
+                 Ours is watched by an audit hook (support/audited)
 rootfs           a root file system made of busybox: read it, do not write to it (`copy_tree` makes a copy)
 debian_rootfs    a minimal Debian, made once and kept in ~/.cache/pyruntime; likewise not to be written to
 bundle           makes a bundle: bundle(["sh", "-c", "..."], lambda config: config.update(...))
@@ -27,7 +28,7 @@ from support.bundles import (
     make_debian_rootfs,
 )
 from support.container import Container
-from support.runtime import LAUNCHER, REPOSITORY, Runtime, find
+from support.runtime import AUDITED, LAUNCHER, REPOSITORY, Runtime, find
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,7 +51,9 @@ def pytest_sessionstart() -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "program" in metafunc.fixturenames:
-        programs = [find(name) for name in metafunc.config.getoption("--runtime")] or [str(LAUNCHER)]
+        # Engines start what they are told; a fixture chooses the audited one for everybody else.
+        ours = AUDITED if "engines" in Path(metafunc.module.__file__).parts else LAUNCHER
+        programs = [find(name) for name in metafunc.config.getoption("--runtime")] or [str(ours)]
         metafunc.parametrize("program", programs, ids=[Path(program).name for program in programs])
 
 
@@ -64,7 +67,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def runtime(program: str, tmp_path: Path) -> Runtime:
-    return Runtime(program, tmp_path / "state")
+    return Runtime(AUDITED if program == str(LAUNCHER) else program, tmp_path / "state")
 
 
 @pytest.fixture(scope="session")

@@ -88,7 +88,7 @@ class Listener:
         Neither the connection nor the listener is open any more afterwards.
         """
         # The kernel gives the lowest free number, so the helper can know what to wait for.
-        number = posix.open("/", posix.O_PATH | posix.O_CLOEXEC)
+        number = posix.open(b"/", posix.O_PATH | posix.O_CLOEXEC)
         posix.close(number)
         helper = clone(CLONE_FILES)
         if helper == 0:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from engines.engine import hide_controllers_of_version_2, make_archive, need, unmounted_hierarchies
 from engines.kubelet import PLUGINS, Kubelet, handlers
-from support.runtime import LAUNCHER, find
+from support.runtime import AUDITED, find
 
 
 @pytest.fixture(scope="session")
@@ -22,10 +22,12 @@ def engine_directory(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A short path, since the engines put Unix sockets below it (108 bytes), on the disk, since overlays need one."""
     path = Path(tempfile.mkdtemp(prefix="engine-", dir="/var/tmp"))
     path.chmod(0o755)
-    if any(Path(name).name == "crun" for name in request.config.getoption("--runtime")):
-        hide_controllers_of_version_2(path)
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+    try:
+        if any(Path(name).name == "crun" for name in request.config.getoption("--runtime")):
+            hide_controllers_of_version_2(path)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +40,7 @@ def archive(engine_directory: Path) -> Path:
 @pytest.fixture(scope="session")
 def programs(request: pytest.FixtureRequest) -> dict[str, str]:
     """All runtimes of this session by name, for daemons that have to be told before."""
-    chosen = [find(name) for name in request.config.getoption("--runtime")] or [str(LAUNCHER)]
+    chosen = [find(name) for name in request.config.getoption("--runtime")] or [str(AUDITED)]
     return {Path(program).name: program for program in chosen}
 
 

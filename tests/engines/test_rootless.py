@@ -15,7 +15,7 @@ import pytest
 from engines.engine import IMAGE, ULIMITS, call, environment, lines, need, sweep
 from support.bundles import copy_tree
 from support.container import new_id, wait_for
-from support.runtime import LAUNCHER, REPOSITORY, Result
+from support.runtime import AUDITED, REPOSITORY, Result
 
 pytestmark = pytest.mark.skipif(
     bool(need("podman", "newuidmap", "useradd", "setpriv")), reason="podman, uidmap or passwd is not installed"
@@ -107,7 +107,7 @@ def user(shared_user: User) -> Iterator[User]:
 @pytest.fixture
 def own_program(user: User, program: str) -> str:
     """The runtime where the user can reach it."""
-    return str(user.directory / "pyruntime" / "bin" / "pyruntime") if program == str(LAUNCHER) else program
+    return str(user.directory / "pyruntime" / "bin" / "pyruntime") if program == str(AUDITED) else program
 
 
 def test_podman_runs_a_command(user: User, own_program: str) -> None:

@@ -12,6 +12,9 @@ from typing import IO, Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAUNCHER = REPOSITORY / "bin" / "pyruntime"
+# The same with an audit hook that ends a process in a container that looks for code by name: what most tests start.
+AUDITED = REPOSITORY / "tests" / "support" / "audited" / "pyruntime"
+FOUND = b"AUDIT: "  # how its complaints begin
 
 
 class Result:
@@ -90,7 +93,9 @@ class Runtime:
                 raise AssertionError(f"no end after {timeout} s: {Result(argv, -9, out.read(), err.read())}") from None
             out.seek(0)
             err.seek(0)
-            return Result(argv, status, out.read(), err.read())
+            result = Result(argv, status, out.read(), err.read())
+            assert FOUND.decode() not in result.stderr, f"what no process in a container may do: {result}"
+            return result
 
     def popen(self, *arguments: str | Path, **options: Any) -> subprocess.Popen[bytes]:
         """Start a verb and do not wait. The caller ends it."""
