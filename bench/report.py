@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import time
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Report:
                 beside = ""
                 if self.base in series and runtime != self.base:
                     ratio, low, high = one.ratio(series[self.base])
-                    beside = f"  {ratio:5.2f} of {self.base}  ({low:.2f} to {high:.2f})"
+                    beside = "" if isnan(ratio) else f"  {ratio:5.2f} of {self.base}  ({low:.2f} to {high:.2f})"
                 lines.append(f"  {name:30} {runtime:16} {one.median:9.1f}{beside}")
         return "\n".join(lines)
 
@@ -68,8 +69,9 @@ class Report:
         entry["quartiles"] = [round(value, 3) for value in one.quartiles()]
         if self.base in series:
             ratio, *spread = one.ratio(series[self.base])
-            entry["ratio"] = round(ratio, 3)
-            entry["ratio quartiles"] = [round(value, 3) for value in spread]
+            if not isnan(ratio):
+                entry["ratio"] = round(ratio, 3)
+                entry["ratio quartiles"] = [round(value, 3) for value in spread]
         return entry
 
     def every_measurement(self) -> str:
@@ -124,7 +126,7 @@ class Report:
             rows += [(f"{verb}, {bundle}", f"verbs, {bundle}", f"{verb} ms") for verb in (TOTAL, *VERBS)]
         for title in self.results:
             if title.startswith("many runs"):
-                rows += [(f"{title}, {name[:-3]}", title, name) for name in self.results[title]]
+                rows += [(f"{title}, {name.removesuffix(' ms')}", title, name) for name in self.results[title]]
             elif title.endswith(" run") and not title.startswith("budget: "):
                 rows.append((f"{title}, end to end", title, "wall ms"))
         return rows
@@ -151,7 +153,7 @@ class Report:
             if ratios:
                 for name in OURS:
                     ratio, low, high = series[name].ratio(series[self.base])
-                    cells.append(f"**{ratio:.2f}** ({low:.2f} to {high:.2f})")
+                    cells.append("" if isnan(ratio) else f"**{ratio:.2f}** ({low:.2f} to {high:.2f})")
             lines.append([label, *cells])
         return _rows(head, lines)
 

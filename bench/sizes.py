@@ -145,7 +145,10 @@ def containers(bench: Bench) -> Results:
             for size in sizes:
                 new = [new_id() for _ in range(size - len(made))]
                 made += new
-                at_once(runtime, [runtime.argv("run", "--detach", "--bundle", sleeper.path, one) for one in new])
+                failed = at_once([runtime.argv("run", "--detach", "--bundle", sleeper.path, one) for one in new])
+                for command in failed:
+                    cost(runtime.argv("delete", "--force", command[-1]))
+                    checked(command)
                 for number in range(max(3, bench.rounds // 4) + 1):
                     ran = checked(runtime.argv("run", "--bundle", bench.plain.path, new_id()))
                     asked = checked(runtime.argv("state", made[0]))
@@ -153,5 +156,5 @@ def containers(bench: Bench) -> Results:
                         results[f"containers: {size}"]["run ms"][runtime.name].add(ran.wall)
                         results[f"containers: {size}"]["state ms"][runtime.name].add(asked.wall)
         finally:
-            at_once(runtime, [runtime.argv("delete", "--force", one) for one in made])
+            at_once([runtime.argv("delete", "--force", one) for one in made])
     return results
