@@ -39,6 +39,9 @@ HINTS = {
 }
 """What EINVAL means for a file."""
 
+SETTLING = 200
+"""Milliseconds, about, that FREEZING gets to become something else."""
+
 
 class V1(Manager):
     """The driver of v1 and hybrid hosts."""
@@ -290,18 +293,22 @@ class V1(Manager):
         directory = self.paths.get("freezer")
         if directory is None:
             return False
-        while True:
+        for _ in range(SETTLING):
             try:
                 state = cgroupfs.read(None, directory + "/freezer.state")
                 if state == b"THAWED\n":
                     return False
                 # FROZEN may come from a cgroup above; this file says whether it was asked for here. FREEZING will
-                # soon be one or the other.
+                # soon be one or the other, but for a process that waits for a device or a frozen file system.
                 if state == b"FROZEN\n":
-                    return cgroupfs.read(None, directory + "/freezer.self_freezing") == b"1\n"
+                    break
             except OSError:
                 return False
             sleep(0.001)
+        try:
+            return cgroupfs.read(None, directory + "/freezer.self_freezing") == b"1\n"
+        except OSError:
+            return False
 
     def kill(self, signal: int) -> None:
         self._signal_each(signal)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import _socket
 import posix
 from _struct import unpack
+from errno import ECONNRESET, ENOTCONN, EPIPE
 
 from pyruntime.container import init
 from pyruntime.errors import RuntimeFailure
@@ -19,6 +20,7 @@ from pyruntime.plan.step import Place, Step
 SOL_SOCKET, SCM_RIGHTS = 1, 1
 MESSAGE_LIMIT = 4096
 SIGKILL = 9
+GONE = (EPIPE, ECONNRESET, ENOTCONN)  # nobody is at the other end any more
 PREFIX = "unable to start container process: "
 
 
@@ -63,7 +65,9 @@ class Child:
         assert self.channel is not None
         try:
             self.channel.send(life.GO_START)
-        except OSError:
+        except OSError as error:
+            if error.errno not in GONE:
+                raise RuntimeFailure(f"cannot speak to the container's init: {words(error.errno or 0)}") from None
             raise InitFailed("container init died while it was waiting to be started") from None
 
     def await_program(self) -> None:
@@ -76,7 +80,8 @@ class Child:
         """Kill and reap it, if it is there."""
         if self.pid:
             try:
-                p.pidfd_signal(self.pidfd, SIGKILL)
+                # A child of ours that is not waited for keeps its number, so that without a pidfd this is safe too.
+                p.pidfd_signal(self.pidfd, SIGKILL) if self.pidfd >= 0 else posix.kill(self.pid, SIGKILL)
             except OSError:
                 pass
             try:
@@ -88,7 +93,9 @@ class Child:
         assert self.channel is not None
         try:
             self.channel.send(message)
-        except OSError:
+        except OSError as error:
+            if error.errno not in GONE:
+                raise RuntimeFailure(f"cannot speak to the container's init: {words(error.errno or 0)}") from None
             # The init is gone; what it had to say is still to be read.
             raise self.failure(self.receive()) from None
 

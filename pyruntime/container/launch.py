@@ -61,10 +61,13 @@ class Launch(Child):
 
         Raises RuntimeFailure; then nothing is left behind.
         """
+        self.hold_interruptions()  # until there is something to undo, and a way to
         raise_on_interruption()
+        record = store.Record(self.root, container_id, self.new_data(container_id, bundle))
         store.claim(self.root, container_id)
-        self.record = store.Record(self.root, container_id, self.new_data(container_id, bundle))
+        self.record = record
         try:
+            self.allow_interruptions()
             directory = self.record.directory
             if self.notify:
                 posix.mkdir(notify_directory(directory), 0o755)
@@ -79,15 +82,35 @@ class Launch(Child):
             self._clone()
             self._release_sources()
             self.record.data["pid"] = self.pid
-            self.record.data["started"] = p.start_time(self.pid)
+            self.record.data["started"] = self._start_time()
             self.record.data["cgroup"] = self.cgroup.save()
             self.record.save()
             self._prepare()
             self._until_ready()
             self.cgroup_ready()
+            self.hold_interruptions()  # created is created: what is left to do takes no time
         except BaseException:
             self.undo()
             raise
+
+    @staticmethod
+    def hold_interruptions() -> None:
+        """Let signals that end us wait until they are allowed again."""
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, ENDING)
+
+    @staticmethod
+    def allow_interruptions() -> None:
+        """Have signals that end us raise Interrupted, one that waits at once."""
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, ENDING)
+
+    def _start_time(self) -> int:
+        """Of the init: without it nobody could tell it from a later process with its number."""
+        started = p.start_time(self.pid)
+        if not started:
+            if p.stat(self.pid)[0] == b"Z":
+                raise self.failure(self.receive())
+            raise RuntimeFailure(f"cannot read /proc/{self.pid}/stat: is /proc mounted?")
+        return started
 
     def cgroup_ready(self) -> None:
         """Everything is in place: put it on record. From here on the container outlives us."""
@@ -226,6 +249,7 @@ class Launch(Child):
         spaces = self.plan.namespaces
         if new_user:
             posix.read(go, 1)
+        init.close_imports()  # a mount namespace that is joined has files of its own where Python looks for its
         if self.plan.open_namespaces is not None:
             join_all(self.plan.open_namespaces.descriptors, spaces.order())
             if "pid" in spaces.paths:
@@ -233,7 +257,7 @@ class Launch(Child):
         if spaces.new & p.CLONE_NEWTIME:
             p.unshare(p.CLONE_NEWTIME)
             if spaces.time_offsets:
-                offsets = posix.open("/proc/self/timens_offsets", posix.O_WRONLY | posix.O_CLOEXEC)
+                offsets = posix.open(b"/proc/self/timens_offsets", posix.O_WRONLY | posix.O_CLOEXEC)
                 posix.write(offsets, spaces.time_offsets)
                 posix.close(offsets)
         pid = p.clone(flags | p.CLONE_PARENT)
@@ -381,6 +405,7 @@ class Launch(Child):
         kinds = spaces.new
         for kind in spaces.paths:
             kinds |= KINDS[kind]
+        init.close_imports()  # between the two roots, paths lead into the container
         if kinds & p.CLONE_NEWUSER:
             p.setns(self.pidfd, p.CLONE_NEWUSER)
         for kind in FILES:
@@ -409,7 +434,8 @@ class Interrupted(RuntimeFailure):
 def raise_on_interruption() -> None:
     """Have signals that end us undo what we have begun first."""
     for number in ENDING:
-        _signal.signal(number, _interrupt)
+        if _signal.getsignal(number) != _signal.SIG_IGN:  # nohup(1), or a background job: the caller knows better
+            _signal.signal(number, _interrupt)
 
 
 def ignore_interruptions() -> None:

@@ -60,7 +60,11 @@ def create(context: Context, container_id: str, bundle: str, options: CreateOpti
 
     launch = setup.launch(context, container_id, bundle, options, detached=True, gated=True)
     _hand_over(launch, options)
-    launch.release()
+    try:
+        launch.release()
+    except BaseException:
+        launch.undo()
+        raise
 
 
 def run(context: Context, container_id: str, bundle: str, options: CreateOptions) -> int:
@@ -77,6 +81,7 @@ def run(context: Context, container_id: str, bundle: str, options: CreateOptions
     assert launch.record is not None
     terminal = None
     try:
+        launch.allow_interruptions()
         if not options.detach:
             from pyruntime.container import foreground
 
@@ -87,6 +92,7 @@ def run(context: Context, container_id: str, bundle: str, options: CreateOptions
         _poststart(launch.record, launch.pid)
         if proxy is not None:
             proxy.forward(launch.pid, launch.pidfd)
+        launch.hold_interruptions()  # they are the container's from here on
     except BaseException:
         if terminal is not None:
             terminal.restore()
@@ -263,14 +269,17 @@ def delete(context: Context, container_id: str, force: bool = False) -> None:
         record = store.open_container(context.root, container_id)
     except store.NoContainer:
         # A runtime that was killed in its first milliseconds leaves a directory without a state.
+        if force and store.has_config(context.root, container_id):
+            _delete_damaged(context, container_id)
+            return
         store.remove_directory(f"{context.root}/{container_id}")
         if force:
             return
         raise
-    except RuntimeFailure:
+    except store.Damaged:
         if not force:
             raise
-        store.remove_directory(f"{context.root}/{container_id}")
+        _delete_damaged(context, container_id)
         return
     lock = record.lock()
     try:
@@ -282,6 +291,12 @@ def delete(context: Context, container_id: str, force: bool = False) -> None:
         destroy(record)
     finally:
         posix.close(lock)
+
+
+def _delete_damaged(context: Context, container_id: str) -> None:
+    from pyruntime.container import damaged
+
+    damaged.delete(context, container_id)
 
 
 def _kill_all(record: store.Record, pid: int) -> None:

@@ -2,7 +2,7 @@
 
     <root>/<id>/state.json    written to a temporary file and renamed, so it is always whole
     <root>/<id>/config.json   the configuration as it was at create; later edits in the bundle have no effect
-    <root>/<id>/start         the FIFO that the init waits on
+    <root>/<id>/exec.fifo     the FIFO that the init waits on
     <root>/<id>/result        a FIFO by which a failed startContainer hook reaches `start`, where there are such hooks
 
 The status is not stored but found out: from the process (its pid and its start time, so that a reused pid never
@@ -26,14 +26,27 @@ if TYPE_CHECKING:
 
 STATE = "state.json"
 CONFIG = "config.json"
-START = "start"
+START = "exec.fifo"  # the name that other runtimes give it, and that searches for leaked descriptors know
 RESULT = "result"
+FILTERS = ".filters"  # below the state root; the name can be no container id, and list() skips it
 
 CREATING, CREATED, RUNNING, PAUSED, STOPPED = "creating", "created", "running", "paused", "stopped"
 
 
 class NoContainer(RuntimeFailure):
     """There is no container with this id. Engines look for "does not exist"."""
+
+
+class Damaged(RuntimeFailure):
+    """What state.json says cannot be used."""
+
+
+# What every verb relies on. A later version may know more; one that means something else by these uses other names.
+MEMBERS: dict[str, type] = {
+    "id": str, "pid": int, "started": int, "stage": str, "ociVersion": str, "bundle": str, "rootfs": str,
+    "created": str, "annotations": dict, "privatePid": bool, "hooks": dict, "startHooks": bool, "hasProcess": bool,
+    "cgroup": dict,
+}  # fmt: skip
 
 
 class Record:
@@ -178,9 +191,16 @@ def open_container(root: str, container_id: str) -> Record:
             chunks.append(chunk)
     finally:
         posix.close(descriptor)
-    data = jsontext.loads(b"".join(chunks), STATE, surrogates=True)
-    if not isinstance(data, dict) or data.get("id") != container_id or type(data.get("pid")) is not int:
-        raise RuntimeFailure(f"{directory}/{STATE} is damaged; delete --force removes the container")
+    advice = "delete --force removes the container"
+    try:
+        data = jsontext.loads(b"".join(chunks), STATE, surrogates=True)
+    except RuntimeFailure as error:
+        raise Damaged(f"{directory}/{STATE} is damaged ({error}); {advice}") from None
+    if not isinstance(data, dict) or data.get("id") != container_id:
+        raise Damaged(f"{directory}/{STATE} is damaged; {advice}")
+    for name, kind in MEMBERS.items():
+        if type(data.get(name)) is not kind:
+            raise Damaged(f"{directory}/{STATE} is damaged, or of another version ({name}); {advice}")
     return Record(root, container_id, data)
 
 
@@ -188,6 +208,15 @@ def exists(root: str, container_id: str) -> bool:
     """Whether a directory of this id is there, with or without a readable state."""
     try:
         posix.lstat(f"{root}/{container_id}")
+    except OSError:
+        return False
+    return True
+
+
+def has_config(root: str, container_id: str) -> bool:
+    """Whether the configuration is there, which is kept when the cgroup has been made."""
+    try:
+        posix.lstat(f"{root}/{container_id}/{CONFIG}")
     except OSError:
         return False
     return True

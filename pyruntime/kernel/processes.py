@@ -107,15 +107,21 @@ def start_time(pid: int) -> int:
 
 
 def stat(pid: int) -> tuple[bytes, int]:
-    """(state letter, start time) of a process; (b"", 0) if there is none. The name may hold spaces and parentheses."""
+    """(state letter, start time) of a process; (b"", 0) if there is none. The name may hold spaces and parentheses.
+
+    Raises OSError when it cannot be told (no descriptors left, say): not to know is not to be gone.
+    """
+    path = f"/proc/{pid}/stat"
     try:
-        descriptor = posix.open(f"/proc/{pid}/stat", posix.O_RDONLY | posix.O_CLOEXEC)
-    except OSError:
+        descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return b"", 0
     try:
         text = posix.read(descriptor, 4096)
-    except OSError:
+    except ProcessLookupError:
         return b"", 0
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
     finally:
         posix.close(descriptor)
     fields = text[text.rfind(b")") + 2 :].split(b" ")

@@ -40,6 +40,12 @@ PATHS = {
     "sethostname": 0, "memfd_create": 0, "statfs": 0, "chroot": 0,
 }  # fmt: skip
 
+# How often they are made depends on the interpreter's mood: not counted, so that a number means the same each time.
+UNCOUNTED = frozenset("brk mmap munmap mremap madvise mprotect futex rt_sigreturn".split())
+
+# Calls on a descriptor: what is open there.
+DESCRIPTORS = frozenset("read write pread64 fstat getdents64 fchmod fchown fstatfs fsync ftruncate".split())
+
 libc = ctypes.CDLL(None, use_errno=True)
 libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
 libc.ptrace.restype = ctypes.c_long
@@ -129,9 +135,16 @@ class Tracer:
         number = int.from_bytes(self.info.raw[24:32], "little")
         name = name_of(number)
         text = ""
+        if name in UNCOUNTED:
+            return
         if name in PATHS:
             at = 32 + 8 * PATHS[name]
             text = text_at(pid, int.from_bytes(self.info.raw[at : at + 8], "little"))
+        elif name in DESCRIPTORS and self.counting:
+            try:
+                text = os.readlink(f"/proc/{pid}/fd/{int.from_bytes(self.info.raw[32:40], 'little')}")
+            except OSError:
+                pass
         if not self.counting:
             if pid != self.program or not any(marker in text for marker in self.markers):
                 return
