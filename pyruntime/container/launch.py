@@ -214,28 +214,29 @@ class Launch(Child):
     def _clone_through_helper(self, flags: int, theirs: _socket.socket, ours: _socket.socket) -> int:
         """Clone the init from a process that first enters what a clone cannot: it becomes our child all the same.
 
-        Needed to join a user or pid namespace, and for a time namespace, whose offsets must be written by somebody
-        who is not in it yet (time_namespaces(7)).
+        Needed to join a user or pid namespace, to join any before a new user namespace is made, and for a time
+        namespace, whose offsets must be written by somebody who is not in it yet (time_namespaces(7)).
         """
         spaces = self.plan.namespaces
         said, say = posix.pipe2(posix.O_CLOEXEC)
         go, let = posix.pipe2(posix.O_CLOEXEC)
-        new_user = flags & p.CLONE_NEWUSER
-        helper = p.clone(new_user)
+        new_user = bool(flags & p.CLONE_NEWUSER)
+        helper = p.clone(0)
         if helper == 0:
             try:
-                self._help(flags & ~p.CLONE_NEWUSER, bool(new_user), go, say, theirs, ours)
+                self._help(flags & ~p.CLONE_NEWUSER, new_user, go, say, theirs, ours)
             except OSError as error:
                 posix.write(say, b"E%d" % (error.errno or 0))
             finally:
                 posix._exit(1)
         posix.close(say)
         posix.close(go)
-        if new_user:
+        answer = posix.read(said, 64)
+        if answer == b"U":
             self._map(helper)
             posix.write(let, b"m")
+            answer = posix.read(said, 64)
         posix.close(let)
-        answer = posix.read(said, 64)
         posix.close(said)
         posix.waitpid(helper, 0)
         if not answer or answer[:1] == b"E":
@@ -247,13 +248,15 @@ class Launch(Child):
         self, flags: int, new_user: bool, go: int, say: int, theirs: _socket.socket, ours: _socket.socket
     ) -> None:
         spaces = self.plan.namespaces
-        if new_user:
-            posix.read(go, 1)
         init.close_imports()  # a mount namespace that is joined has files of its own where Python looks for its
         if self.plan.open_namespaces is not None:
             join_all(self.plan.open_namespaces.descriptors, spaces.order())
             if "pid" in spaces.paths:
                 p.setns(self.plan.open_namespaces.descriptors["pid"], p.CLONE_NEWPID)
+        if new_user:
+            p.unshare(p.CLONE_NEWUSER)
+            posix.write(say, b"U")
+            posix.read(go, 1)
         if spaces.new & p.CLONE_NEWTIME:
             p.unshare(p.CLONE_NEWTIME)
             if spaces.time_offsets:
