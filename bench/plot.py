@@ -9,7 +9,7 @@ from bench.measure import Series
 from bench.report import TOTAL, Report
 
 WIDTH = 960
-LEFT, RIGHT = 190, 60  # of the bars
+LEFT, RIGHT = 240, 60  # of the bars
 BAR, GAP = 9, 12
 COLUMNS = 2
 PANEL_WIDTH, PANEL_HEIGHT = 400, 200
@@ -61,7 +61,8 @@ def _groups(report: Report) -> list[Group]:
         label = {TOTAL: "create to delete"}
         groups += [(f"{label.get(verb, verb)}, {bundle}", figures.get(f"{verb} ms", {})) for verb in (TOTAL, "exec")]
     figures = report.results.get("verbs, podman's bundle", {})
-    groups += [(verb, figures.get(f"{verb} ms", {})) for verb in ("create", "start", "state", "kill", "delete")]
+    for verb in ("create", "start", "state", "kill", "delete"):
+        groups.append((f"{verb}, podman's bundle", figures.get(f"{verb} ms", {})))
     return [(label, series) for label, series in groups if any(one.values for one in series.values())]
 
 
