@@ -86,6 +86,28 @@ static int find_interpreter(char *python, size_t size) {
     return 0;
 }
 
+/* The main program, and instead of it its .pyc, if that was made from this very source: Python would compile the source
+ * anew at each start. The first 16 bytes of a .pyc: magic number, flags, time and size of the source (PEP 552). */
+static void find_script(char *script, size_t size, const char *python) {
+    char path[PATH_MAX + 128], real[PATH_MAX];
+    struct stat source;
+    unsigned int head[4];
+    snprintf(script, size, "%s/__main__.py", package);
+    const char *minor = strstr(version, "3.");
+    if (!minor && realpath(python, real)) /* a checkout: ask the name of the interpreter */
+        minor = strstr(strrchr(real, '/'), "3.");
+    if (!minor || stat(script, &source) != 0)
+        return;
+    snprintf(path, sizeof path, "%s/__pycache__/__main__.cpython-3%d.pyc", package, atoi(minor + 2));
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0)
+        return;
+    if (read(file, head, sizeof head) == sizeof head && head[1] == 0 && head[2] == (unsigned int)source.st_mtime &&
+        head[3] == (unsigned int)source.st_size)
+        snprintf(script, size, "%s", path);
+    close(file);
+}
+
 /* Which word is the verb only the full parser knows, so any word counts, as in must_seal() of __main__.py. */
 static int must_seal(int count, char **words) {
     if (count > 0 && words[0][0] != '-')
@@ -189,7 +211,7 @@ static char **kept_environment(char **all) {
 }
 
 int main(int argc, char **argv, char **environment) {
-    char python[PATH_MAX + 64], script[PATH_MAX + 96];
+    char python[PATH_MAX + 64], script[PATH_MAX + 128];
     ssize_t length = readlink("/proc/self/exe", bin, sizeof bin - 1);
     char *slash = length > 0 ? strrchr(bin, '/') : NULL;
     if (!slash) {
@@ -206,7 +228,7 @@ int main(int argc, char **argv, char **environment) {
                 version, bin, version);
         return 1;
     }
-    snprintf(script, sizeof script, "%s/__main__.py", package);
+    find_script(script, sizeof script, python);
     char **command = malloc(sizeof *command * (size_t)(argc + 16));
     if (!command)
         return 1;

@@ -1,7 +1,9 @@
 """Where the launcher (bin/pyruntime) starts the interpreter: `python3 -I -S -E -B -X utf8 __main__.py NAME ARGS...`.
 
-This file is compiled anew at every start (only imported modules have a .pyc), so it is short, and what it does is
-counted in microseconds:
+What it does is counted in microseconds:
+
+* Python compiles its main program anew at every start (0.5 to 1 ms); the compiled launcher names its .pyc instead, if
+  that is up to date.
 
 * The package is imported by its absolute path and never through `sys.path`: beside it may lie a whole site-packages,
   where a file named like a module of the standard library must not be found. It is searched only when all else has
@@ -26,6 +28,16 @@ import sys
 # create, run, exec and restore let a process of the container share this program's executable.
 SEALED_VERBS = ("create", "run", "exec", "restore")
 
+# The sections of the file with the hot modules; tools/compile.py says what is in each.
+START, SEAL, VERBS, CGROUPS, PROCESS, CREATE, EXEC, V1, V1_LIMITS, V2, V2_LIMITS = range(11)
+# What a verb loads at one go, besides VERBS: of all hosts, of one with cgroup v1, of one with cgroup v2.
+LIVING = ((CGROUPS,), (V1,), (V2,))
+NEW = ((CGROUPS, PROCESS, CREATE), (V1, V1_LIMITS), (V2, V2_LIMITS))
+NEEDS = {
+    "create": NEW, "run": NEW, "exec": ((CGROUPS, PROCESS, EXEC), (V1,), (V2,)),
+    "delete": LIVING, "kill": LIVING, "list": LIVING, "pause": LIVING, "ps": LIVING, "resume": LIVING, "state": LIVING,
+}  # fmt: skip
+
 
 class Libraries:
     """The last of `sys.meta_path`: asked for a module that is nowhere, it adds the places of third-party libraries."""
@@ -41,13 +53,18 @@ class Libraries:
         return _frozen_importlib_external.PathFinder.find_spec(name)
 
 
+def own_directory() -> str:
+    """The directory of the package: this file may run as __main__.py or as the .pyc of it."""
+    return __file__.rpartition("/")[0].removesuffix("/__pycache__")
+
+
 def load_package(directory: str) -> None:
     """Put the package `pyruntime`, found in `directory`, into `sys.modules`."""
     sys.meta_path.append(Libraries)  # type: ignore[arg-type]
     future = type(sys)("__future__")
     future.annotations = None  # type: ignore[attr-defined]
     sys.modules["__future__"] = future
-    load_hot(directory, 0)
+    load_hot(directory, START)
     if "pyruntime" in sys.modules:
         return
     spec = _frozen_importlib_external.spec_from_file_location(
@@ -69,20 +86,19 @@ def load_hot(directory: str, section: int) -> None:
         file = posix.open(f"{directory}/hot.{sys.implementation.cache_tag}", posix.O_RDONLY | posix.O_CLOEXEC)
     except OSError:
         return
-    head = posix.pread(file, 20, 0)
-    ends = [20]
-    for index in range(4, 20, 4):
-        ends.append(ends[-1] + int.from_bytes(head[index : index + 4], "little"))
-    data = posix.pread(file, ends[section + 1] - ends[section], ends[section])
-    posix.close(file)
-    if head[:4] != _frozen_importlib_external.MAGIC_NUMBER:
-        return
+    entries = []
+    try:
+        head = posix.pread(file, 1024, 0)
+        if head[:4] == _frozen_importlib_external.MAGIC_NUMBER:
+            # Read in small pieces: a large one would be new memory, each page of which costs a page fault.
+            for offset, length in marshal.loads(head[4:])[section]:
+                entries += marshal.loads(posix.pread(file, length, offset))
+    except (EOFError, ValueError, TypeError, IndexError):
+        pass  # damaged
+    finally:
+        posix.close(file)
     new = type(sys)
     modules = sys.modules
-    try:
-        entries = marshal.loads(data)
-    except (EOFError, ValueError, TypeError):
-        return  # damaged
     for name, is_package, source, time, size, code in entries:
         path = f"{directory}/{source}"
         parent, _, child = name.rpartition(".")
@@ -104,6 +120,15 @@ def load_hot(directory: str, section: int) -> None:
             setattr(modules[parent], child, module)
 
 
+def load_needs(directory: str, verb: str) -> None:
+    """Load what the verb needs. Which word is the verb only the full parser knows; a wrong guess costs time only."""
+    always, v1, v2 = NEEDS[verb]
+    for section in always:
+        load_hot(directory, section)
+    for section in v2 if posix.access("/sys/fs/cgroup/cgroup.controllers", posix.F_OK) else v1:
+        load_hot(directory, section)
+
+
 def must_seal(arguments: list[str]) -> bool:
     """Whether the verb is one of SEALED_VERBS. Which word is the verb only the full parser knows, so any word counts:
     a needless seal costs milliseconds, a missed one the host's interpreter (CVE-2019-5736)."""
@@ -121,7 +146,7 @@ def flush() -> None:
 
 
 def start() -> int:
-    directory = __file__.rpartition("/")[0]
+    directory = own_directory()
     load_package(directory)
     words = sys.argv[1:] or ["pyruntime"]
     name = words[0].rpartition("/")[2]
@@ -136,7 +161,7 @@ def start() -> int:
     refused = None
     sealed = must_seal(words[1:])
     if sealed:
-        load_hot(directory, 1)
+        load_hot(directory, SEAL)
         from pyruntime.errors import RuntimeFailure
         from pyruntime.kernel import seal
 
@@ -144,9 +169,11 @@ def start() -> int:
             seal.protect(__file__, words)
         except RuntimeFailure as failure:
             refused = failure  # for the command line to report in the form, and to the file, that the flags ask for
-    load_hot(directory, 2)
-    if sealed:
-        load_hot(directory, 3)
+    load_hot(directory, VERBS)
+    for word in words[1:]:
+        if word in NEEDS:
+            load_needs(directory, word)
+            break
     from pyruntime.cli.main import main
 
     return main(words, refused)
@@ -156,7 +183,7 @@ if __name__ == "__main__":
     gc.disable()
     if b"PYRUNTIME_PROFILE" in posix.environ:
         profile = type(sys)("profile")
-        loader = _frozen_importlib_external.SourceFileLoader("profile", __file__[:-11] + "profile.py")
+        loader = _frozen_importlib_external.SourceFileLoader("profile", own_directory() + "/profile.py")
         exec(loader.get_code("profile"), profile.__dict__)  # type: ignore[arg-type]
         start = profile.of(start, globals())
     status = start()

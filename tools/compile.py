@@ -22,21 +22,49 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "pyruntime"
 
-# Each section holds what these modules import when they are imported, less what the sections before it hold.
-# A module that only some hosts or containers need (cgroup v2, seccomp, systemd) is left to the import system.
+# In the order of the names START, SEAL, ... of pyruntime/__main__.py. Each section holds what the modules named here
+# import when they are imported, less what is in the sections that are surely loaded before it, named by the numbers.
 SECTIONS = (
-    ("pyruntime.kernel.libc", "pyruntime.errors"),
-    ("pyruntime.kernel.seal",),
-    ("pyruntime.cli.main", "pyruntime.container.lifecycle"),
+    ((), ("pyruntime.kernel.libc", "pyruntime.errors")),
+    ((0,), ("pyruntime.kernel.seal", "pyruntime.kernel.filesystems")),
     (
-        "pyruntime.cli.create",
-        "pyruntime.cli.run",
-        "pyruntime.container.setup",
-        "pyruntime.container.launch",
-        "pyruntime.container.foreground",
-        "pyruntime.container.handover",
+        (0,),
+        (
+            "pyruntime.cli.main",
+            "pyruntime.container.lifecycle",
+            "pyruntime.cli.start",
+            "pyruntime.cli.state",
+            "pyruntime.cli.kill",
+            "pyruntime.cli.delete",
+        ),
     ),
+    ((0, 2), ("pyruntime.cgroups.manager",)),
+    (
+        (0, 2, 3),
+        (
+            "pyruntime.cli.create",
+            "pyruntime.container.caller",
+            "pyruntime.container.child",
+            "pyruntime.container.foreground",
+            "pyruntime.container.handover",
+            "pyruntime.kernel.facts",
+            "pyruntime.plan.namespaces",
+            "pyruntime.plan.process",
+            "pyruntime.plan.seccomp",
+        ),
+    ),
+    ((0, 2, 3, 4), ("pyruntime.cli.run", "pyruntime.container.setup", "pyruntime.container.launch")),
+    ((0, 2, 3, 4), ("pyruntime.cli.exec", "pyruntime.container.execute")),
+    ((0, 2, 3), ("pyruntime.cgroups.v1",)),
+    ((0, 2, 3, 4, 5, 7), ("pyruntime.cgroups.limits_v1",)),
+    ((0, 2, 3), ("pyruntime.cgroups.v2",)),
+    ((0, 2, 3, 4, 5, 9), ("pyruntime.cgroups.limits_v2",)),
 )
+
+# No piece of a section is larger, unless one module is: bytes.
+PIECE = 64 << 10
+# The length of the file's head, as pyruntime/__main__.py reads it: bytes.
+HEAD = 1024
 
 
 def source(package: Path, module: str) -> Path:
@@ -74,30 +102,48 @@ def without_docstrings(tree: ast.Module) -> ast.Module:
 
 
 def image(package: Path, with_times: bool) -> bytes:
-    """The content of the file: the magic number of the byte code, the lengths of the sections, the sections.
+    """The content of the file: the magic number of the byte code; for each section where its pieces are, marshalled;
+    the pieces.
 
-    A section is the marshalled list of (module, is it a package, source below the package, its time in ns or 0, its
+    A piece is the marshalled list of (module, is it a package, source below the package, its time in ns or 0, its
     size, code).
     """
-    sections, done = [], dict[str, ast.Module]()
-    for roots in SECTIONS:
-        modules: dict[str, ast.Module] = dict(done)
+    sections: list[list[bytes]] = []
+    within: list[set[str]] = []
+    for before, roots in SECTIONS:
+        modules: dict[str, ast.Module] = {}
         for root in roots:
             closure(package, root, modules)
-        entries = []
-        for module, tree in modules.items():
-            if module in done:
-                continue
-            path = source(package, module)
-            status = path.stat()
-            code = compile(without_docstrings(tree), str(path), "exec", dont_inherit=True)
-            time = status.st_mtime_ns if with_times else 0
-            is_package = path.name == "__init__.py"
-            entries.append((module, is_package, str(path.relative_to(package)), time, status.st_size, code))
-        sections.append(marshal.dumps(entries))
-        done = modules
-    lengths = b"".join(len(section).to_bytes(4, "little") for section in sections)
-    return MAGIC_NUMBER + lengths + b"".join(sections)
+        within.append(set(modules))
+        there = set().union(*(within[number] for number in before))
+        pieces: list[bytes] = []
+        entries: list[tuple[object, ...]] = []
+        for module in [one for one in modules if one not in there]:
+            entry = entry_of(package, module, modules[module], with_times)
+            if entries and len(marshal.dumps([*entries, entry])) > PIECE:
+                pieces.append(marshal.dumps(entries))
+                entries = []
+            entries.append(entry)
+        sections.append([*pieces, marshal.dumps(entries)])
+    offset = HEAD
+    table = []
+    for pieces in sections:
+        places = []
+        for piece in pieces:
+            places.append((offset, len(piece)))
+            offset += len(piece)
+        table.append(places)
+    head = MAGIC_NUMBER + marshal.dumps(table)
+    assert len(head) <= HEAD, "the head has outgrown what pyruntime/__main__.py reads"
+    return head.ljust(HEAD, b"\0") + b"".join(piece for pieces in sections for piece in pieces)
+
+
+def entry_of(package: Path, module: str, tree: ast.Module, with_times: bool) -> tuple[object, ...]:
+    path = source(package, module)
+    status = path.stat()
+    code = compile(without_docstrings(tree), str(path), "exec", dont_inherit=True)
+    time = status.st_mtime_ns if with_times else 0
+    return module, path.name == "__init__.py", str(path.relative_to(package)), time, status.st_size, code
 
 
 def main() -> int:

@@ -355,12 +355,25 @@ class _Exec(Child):
         except OSError as error:
             raise RuntimeFailure(f"cannot join the container's namespaces: {(error.strerror or '').lower()}") from None
 
+    def _enter_early(self) -> None:
+        """In the helper: join what the user namespace may have no rights over, such as a network that was joined by
+        path. What only it has rights over, for a caller who is not root, is joined afterwards."""
+        enter = next(step for step in self.steps if isinstance(step, EnterContainer))
+        for kind in ("network", "ipc", "uts", "cgroup"):
+            if enter.kinds & KINDS[kind]:
+                try:
+                    p.setns(self.init[0], KINDS[kind])
+                except PermissionError:
+                    continue
+                enter.kinds &= ~KINDS[kind]
+
     def _clone_inside(self, theirs: _socket.socket, ours: _socket.socket) -> int:
         """Clone from a helper that is in the user namespace already: our own ids may mean nothing in it."""
         said, say = posix.pipe2(posix.O_CLOEXEC)
         helper = p.clone(0)
         if helper == 0:
             try:
+                self._enter_early()
                 p.setns(self.init[0], p.CLONE_NEWUSER | (p.CLONE_NEWPID if "pid" in self.namespaces else 0))
                 pid = p.clone(p.CLONE_PARENT)
                 if pid == 0:

@@ -7,7 +7,8 @@ import posix
 from pyruntime.cgroups import manager as cgroups
 from pyruntime.cgroups.host import UNIFIED
 from pyruntime.container import report
-from pyruntime.errors import RuntimeFailure, SpecError
+from pyruntime.container.caller import check_console, close_unknown, listen_fds
+from pyruntime.errors import SpecError
 from pyruntime.kernel.facts import read_facts
 from pyruntime.plan import build
 from pyruntime.plan.cgroupfs import Hierarchy
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from pyruntime.container.launch import Launch
     from pyruntime.container.lifecycle import Context, CreateOptions
     from pyruntime.spec.types import Spec
-
-FILTERS = ".filters"  # below the state root; the name can be no container id as list() skips it
 
 
 def launch(
@@ -226,7 +225,7 @@ def _seccomp(context: Context, spec: Spec, settings: build.Settings) -> None:
 
     store.make_root(context.root)
     strict = (spec.get("annotations") or {}).get(STRICT) == "1"
-    compiled = compile_filter(section, f"{context.root}/{FILTERS}", strict)
+    compiled = compile_filter(section, f"{context.root}/{store.FILTERS}", strict)
     if compiled is None:
         return
     for warning in compiled.warnings:
@@ -252,14 +251,6 @@ def _check_terminal(spec: Spec, options: CreateOptions, detached: bool) -> None:
     check_console(terminal, options.console_socket, detached)
 
 
-def check_console(terminal: bool, console_socket: str | None, detached: bool) -> None:
-    """The combinations that make no sense, in the words that engines know. Raises RuntimeFailure."""
-    if terminal and detached and not console_socket:
-        raise RuntimeFailure("cannot allocate tty if runc will detach without setting console socket")
-    if console_socket and not (terminal and detached):
-        raise RuntimeFailure("cannot use console socket if runc will not detach or allocate tty")
-
-
 def _check_root(spec: Spec, bundle: str) -> None:
     path = spec["root"]["path"]
     full = path if path.startswith("/") else f"{bundle}/{path}"
@@ -269,33 +260,3 @@ def _check_root(spec: Spec, bundle: str) -> None:
         raise SpecError("root.path", f"{full} is not a directory") from None
     except OSError as error:
         raise SpecError("root.path", f"stat {full}: {(error.strerror or '').lower()}") from None
-
-
-def listen_fds() -> int:
-    """How many sockets systemd passes to us for the container: sd_listen_fds(3)."""
-    if posix.environ.get(b"LISTEN_PID", b"") != b"%d" % posix.getpid():
-        return 0
-    count = posix.environ.get(b"LISTEN_FDS", b"")
-    return int(count) if count.isdigit() and len(count) < 6 else 0
-
-
-def close_unknown(passed: int) -> None:
-    """Close what a careless caller leaked to us, for good, before anything of the container exists (CVE-2024-21626).
-
-    Raises RuntimeFailure when one of the descriptors to pass on is not there.
-    """
-    from pyruntime.kernel.processes import close_from
-
-    for number in range(passed):
-        try:
-            posix.fstat(3 + number)
-        except OSError:
-            raise RuntimeFailure(
-                f"unable to stat preserved-fd {number + 1} (of {passed}): bad file descriptor"
-            ) from None
-    log = report.descriptor
-    if log > 2 + passed:
-        close_from(3 + passed, log - 1)
-        close_from(log + 1)
-    else:
-        close_from(3 + passed)

@@ -224,6 +224,29 @@ def test_the_wait_for_cgroup_moves_begins_with_the_launcher(compiled_runtime: Pa
     assert any(re.match(r'write\(\d, "0", 1', call) for call in helper), helper
 
 
+@pytest.mark.parametrize("change", ["none", "edited", "older compiler", "missing"])
+def test_the_main_program_is_not_compiled_anew(tmp_path: Path, change: str) -> None:
+    """Its .pyc is started in its place, if it was made from this very source."""
+    root = tmp_path / "prefix"
+    launcher, main = install(root, "virtual environment", compile_launcher(tmp_path / "launcher"))
+    interpreter = f"/usr/bin/{VERSION}"
+    subprocess.run([interpreter, "-m", "compileall", "-q", main.parent], check=True)
+    compiled = next(main.parent.glob("__pycache__/__main__.*.pyc"))
+    if change == "edited":
+        main.write_text("print('edited')\n" + PROBE)
+    elif change == "older compiler":  # unchecked, by hash: it says nothing of the source's time
+        data = bytearray(compiled.read_bytes())
+        data[4] = 1
+        compiled.write_bytes(data)
+    elif change == "missing":
+        compiled.unlink()
+    found = lines(launcher, "state")
+    if change == "none":
+        assert found[0].endswith(f"/pyruntime/__pycache__/{compiled.name}")
+    else:
+        assert found[1 if change == "edited" else 0].endswith("/pyruntime/__main__.py")
+
+
 def test_other_verbs_start_no_helper(compiled_runtime: Path, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     words = ["strace", "-f", "-qq", "-o", str(trace), "-e", "trace=process", compiled_runtime, "state", "nobody"]
@@ -234,10 +257,9 @@ def test_other_verbs_start_no_helper(compiled_runtime: Path, tmp_path: Path) -> 
 def test_the_helper_is_reaped_before_the_program_runs(
     compiled_runtime: Path, bundle: Callable[..., Bundle], tmp_path: Path
 ) -> None:
-    runtime = [compiled_runtime, "--root", str(tmp_path / "root")]
-    process = subprocess.Popen(
-        [*runtime, "run", "-b", bundle(["sleep", "100"]).path, "reaped"], stdin=subprocess.DEVNULL
-    )
+    runtime: list[str | Path] = [compiled_runtime, "--root", tmp_path / "root"]
+    run: list[str | Path] = [*runtime, "run", "-b", bundle(["sleep", "100"]).path, "reaped"]
+    process = subprocess.Popen(run, stdin=subprocess.DEVNULL)
     try:
         state = [*runtime, "state", "reaped"]
         wait_for(lambda: b'"running"' in subprocess.run(state, capture_output=True, check=False).stdout, "the program")
@@ -245,5 +267,6 @@ def test_the_helper_is_reaped_before_the_program_runs(
         assert len(children) == 1
         assert Path(f"/proc/{children[0]}/comm").read_text().strip() in ("sleep", "busybox")
     finally:
-        subprocess.run([*runtime, "kill", "reaped", "KILL"], check=False)
+        kill: list[str | Path] = [*runtime, "kill", "reaped", "KILL"]
+        subprocess.run(kill, check=False)
         assert process.wait(30) == 137
