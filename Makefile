@@ -16,8 +16,9 @@ RUN_PACKAGES := python3 libseccomp2
 VENV_PACKAGES := python3-venv python3-dev gcc libc6-dev libcap-dev
 # What the tests use: root file systems, tracing, networks, user namespaces, other runtimes and an engine to compare.
 TEST_PACKAGES := busybox-static debootstrap strace iproute2 nftables uidmap acl attr procps util-linux runc crun podman
-# What `make bench` compares with, and what it cannot do without: busybox.
-BENCH_PACKAGES := busybox-static gcc libc6-dev runc crun podman containerd strace
+# What `make bench` needs. The runtimes and engines to compare with are those that are there: Docker's own packages
+# would have to go for Debian's.
+BENCH_PACKAGES := busybox-static gcc libc6-dev strace
 # A virtual machine and what its guest takes from this machine's root.
 VM_PACKAGES := qemu-system-x86 kmod e2fsprogs busybox-static systemd dbus apparmor
 
@@ -29,7 +30,7 @@ help:
 	@echo "make vm        run tests on cgroup v2 in a virtual machine (VM_MODE=plain or systemd, VM_TESTS=...)"
 	@echo "make unit      run the tests that need neither root nor a container"
 	@echo "make lint      check types and style (mypy, ruff)"
-	@echo "make bench     compare with the other runtimes of this machine, and write docs/performance.* (half an hour with"
+	@echo "make bench     compare with the other runtimes of this machine, and write docs/performance.* (15 minutes with"
 	@echo "               BENCH_FLAGS=--full; one more runtime: BENCH_FLAGS='--runtime runc-new=/path/to/runc')"
 	@echo "make install   install the command pyruntime in /usr/local, for the whole machine"
 	@echo "make seal      keep the interpreter on a read-only mount, so that containers start faster; until the next boot"
