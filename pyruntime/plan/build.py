@@ -204,7 +204,8 @@ def _enter(plan: Plan, init: list[Step], spec: Spec, linux: Any, setgroups: bool
 
 def needs_helper(spaces: Namespaces) -> bool:
     """Whether one clone3 cannot do it: see plan/namespaces.py."""
-    return bool(spaces.new & 0x80) or "user" in spaces.paths or "pid" in spaces.paths
+    both = bool(spaces.new & 0x10000000) and bool(spaces.paths)  # CLONE_NEWUSER
+    return both or bool(spaces.new & 0x80) or "user" in spaces.paths or "pid" in spaces.paths
 
 
 def _wait_for_cgroup(init: list[Step], spaces: Namespaces, listener: Listener | None) -> None:

@@ -5,7 +5,9 @@ One clone3(2) makes the init with all its new namespaces, except:
 * cgroup: made by unshare(2) once the init is in its cgroup, because a cgroup namespace is rooted where its maker is;
 * time: unshare(2) puts only later children into it, and its offsets must be written before the first of them; so an
   extra process makes it and is gone before the container starts;
-* when the user namespace is joined by path, the new ones must be made after joining, to belong to it.
+* when the user namespace is joined by path, the new ones must be made after joining, to belong to it;
+* when it is new and others are joined, these belong to somebody else and must be joined before it is made: in it, we
+  have no privilege over them.
 """
 
 from __future__ import annotations
