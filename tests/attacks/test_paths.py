@@ -153,7 +153,9 @@ def test_dev_is_a_link(container: Make, canary: Canary, tmp_path: Path, user: bo
     def change(config: Config) -> None:
         config["process"]["terminal"] = True
         # With a terminal, the console too: the devpts is at another place of the image, which /dev/pts means.
-        config["mounts"].append({"destination": "/pts", "type": "devpts", "source": "devpts", "options": ["newinstance"]})
+        config["mounts"].append(
+            {"destination": "/pts", "type": "devpts", "source": "devpts", "options": ["newinstance"]}
+        )
         config["linux"].update(maskedPaths=[], readonlyPaths=[])
         if user:
             user_namespace(config)
@@ -194,7 +196,12 @@ def test_console_is_a_link(container: Make, canary: Canary, tmp_path: Path, targ
     def change(config: Config) -> None:
         config["process"]["terminal"] = True
         config["mounts"].append(
-            {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance", "ptmxmode=0666"]}
+            {
+                "destination": "/dev/pts",
+                "type": "devpts",
+                "source": "devpts",
+                "options": ["newinstance", "ptmxmode=0666"],
+            }
         )
         config["linux"].update(maskedPaths=[], readonlyPaths=[])
 

@@ -110,7 +110,12 @@ def test_destinations_of_mounts(
         for number in range(tries):
             kind = "tmpfs" if number % 2 else "bind"
             config["mounts"].append(
-                {"destination": f"/v/a/{number}", "type": kind, "source": str(tmp_path), "options": ["bind"] * (kind == "bind")}
+                {
+                    "destination": f"/v/a/{number}",
+                    "type": kind,
+                    "source": str(tmp_path),
+                    "options": ["bind"] * (kind == "bind"),
+                }
             )
 
     one = container(["true"], change)
@@ -195,7 +200,9 @@ def test_the_null_device_of_masks(container: Make, swapping: Swapping, protected
 
 def pts(config: Config) -> None:
     config["process"]["terminal"] = True
-    config["mounts"].append({"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance"]})
+    config["mounts"].append(
+        {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance"]}
+    )
     config["linux"].update(maskedPaths=[], readonlyPaths=[])
 
 

@@ -1,73 +1,20 @@
 """CVE-2019-5736 with real containers: a container that runs or opens the runtime's own executable, to overwrite it.
 
 The runtime is started by a copy of the interpreter, in a directory laid out like an installation; its digest is
-compared afterwards. With the seal taken out, the same attacks succeed.
+compared afterwards. With the seal taken out, the same attacks succeed. Attacks by way of `exec`:
+attacks/test_executable.py.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-from support.bundles import Config
 from support.container import Container, wait_for
-from support.runtime import LAUNCHER, REPOSITORY, Runtime, compile_launcher
-
-SYSTEM_PYTHON = Path(os.path.realpath("/usr/bin/python3"))
-# What any container gets, and what one gets that administers its own mounts.
-DEFAULT = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"]
-CAPABILITIES = {"default": DEFAULT, "admin": [*DEFAULT, "CAP_SYS_ADMIN", "CAP_SYS_PTRACE"]}
-
-# Carried out by the runtime's own interpreter, because the container's program is `/proc/self/exe`: hand the executable
-# to a shell, which waits until nobody runs it any more (until then: ETXTBSY) and writes to it, by force if it can.
-EVIL = """
-import os
-exe = os.open("/proc/self/exe", os.O_PATH)
-os.set_inheritable(exe, True)
-script = (
-    "file=/proc/self/fd/%d; echo reached > /shared/reached; for attempt in 1 2 3 4 5; do"
-    " mount -o remount,rw,bind $file; (echo EVIL >> $file) && echo written > /shared/written && break; sleep 0.1;"
-    " done; echo done > /shared/done" % exe
-)
-os.execv("/bin/sh", ["sh", "-c", script])
-"""
-
-
-class Installation:
-    """pyruntime with a Python of its own, sealed by the Python code or by the compiled launcher or not at all."""
-
-    def __init__(self, directory: Path, sealed: str) -> None:
-        self.python = directory / "bin" / "python3"
-        self.python.parent.mkdir(parents=True)
-        shutil.copy(SYSTEM_PYTHON, self.python)
-        (directory / "pyvenv.cfg").write_text(f"home = {SYSTEM_PYTHON.parent}\n")
-        launcher = directory / "bin" / "pyruntime"
-        if sealed == "launcher":
-            compile_launcher(launcher, "/nowhere")
-        else:
-            launcher.write_text(LAUNCHER.read_text().replace("/run/pyruntime-interpreter", "/nowhere"))
-            launcher.chmod(0o755)
-        shutil.copytree(REPOSITORY / "pyruntime", directory / "pyruntime")
-        main = directory / "pyruntime" / "__main__.py"
-        text = main.read_text()
-        assert "seal.protect(" in text
-        if sealed == "unsealed":
-            main.write_text(text.replace("sealed = must_seal(words[1:])", "sealed = False"))
-        elif sealed == "launcher":  # nor does Python help
-            main.write_text(text.replace("seal.protect(", "print("))
-        self.sealed = sealed != "unsealed"
-        self.runtime = Runtime(launcher, directory / "state")
-        self.before = self.digest()
-
-    def digest(self) -> str:
-        return hashlib.sha256(self.python.read_bytes()).hexdigest()
-
-    def overwritten(self) -> bool:
-        return self.digest() != self.before
+from support.installation import CAPABILITIES, EVIL, Installation, evil_change, evil_root
+from support.runtime import LAUNCHER
 
 
 @pytest.fixture(params=["sealed", "launcher", "unsealed"])
@@ -88,24 +35,9 @@ def test_program_is_the_interpreter(
 ) -> None:
     """The container's program is `/proc/self/exe` itself, or a script that names it as its interpreter."""
     shared, root = tmp_path / "shared", tmp_path / "root"
-    shared.mkdir()
-    for name in ("proc", "dev", "sys", "usr", "shared", "etc"):
-        (root / name).mkdir(parents=True)
-    for name in ("bin", "lib", "lib64"):
-        (root / name).symlink_to(f"usr/{name}")
-    (root / "evil").write_text("#!/proc/self/exe\n" + EVIL)
-    (root / "evil").chmod(0o755)
-
-    def change(config: Config) -> None:
-        for name in ("bounding", "effective", "permitted"):
-            config["process"]["capabilities"][name] = CAPABILITIES[capabilities]
-        config["process"]["noNewPrivileges"] = False
-        config["mounts"] += [
-            {"destination": "/usr", "type": "bind", "source": "/usr", "options": ["bind", "ro"]},
-            {"destination": "/shared", "type": "bind", "source": str(shared), "options": ["bind"]},
-        ]
-
+    evil_root(root, shared)
     args = ["/proc/self/exe", "-c", EVIL] if entry == "program" else ["/evil"]
+    change = partial(evil_change, shared=shared, capabilities=capabilities)
     attacker = container(args, change, root=root, runtime=installation.runtime)
     attacker.create().ok()
     attacker.start().ok()

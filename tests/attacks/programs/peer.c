@@ -59,7 +59,7 @@ int main(int argc, char **argv)
             attempt(pid, "cwd", O_RDONLY);
             attempt(pid, "mem", O_RDWR);
             attempt(pid, "environ", O_RDONLY);
-            attempt(pid, "fd", O_RDONLY | O_DIRECTORY);
+            attempt(pid, "fd/0", O_RDONLY);
         }
         if (proc)
             closedir(proc);
