@@ -44,7 +44,10 @@ class Child:
 
     def pair(self) -> tuple[_socket.socket, _socket.socket]:
         """The two ends of the channel: (ours, the process')."""
-        return _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+        try:
+            return _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+        except OSError as error:
+            raise RuntimeFailure(f"cannot make a pair of sockets: {words(error.errno or 0)}") from None
 
     def begin(self, theirs: _socket.socket, ours: _socket.socket) -> None:
         """In the new process: apply the steps. Never returns."""
@@ -102,7 +105,10 @@ class Child:
     def receive(self) -> bytes:
         """The next message of the init, b"" when it is gone. Descriptors that come along are kept."""
         assert self.channel is not None
-        message, ancillary, flags, _ = self.channel.recvmsg(MESSAGE_LIMIT, 256, _socket.MSG_CMSG_CLOEXEC)
+        try:
+            message, ancillary, flags, _ = self.channel.recvmsg(MESSAGE_LIMIT, 256, _socket.MSG_CMSG_CLOEXEC)
+        except OSError as error:
+            raise RuntimeFailure(f"cannot hear from the container's init: {words(error.errno or 0)}") from None
         received: list[int] = []
         for level, kind, data in ancillary:
             if level == SOL_SOCKET and kind == SCM_RIGHTS:
@@ -121,19 +127,22 @@ class Child:
         if message[:1] != life.FAILED or len(message) < 13:
             return InitFailed(PREFIX + self._how_it_died())
         number, kind, code = unpack("iii", message[1:13])
-        detail = message[13:].decode("utf-8", "replace")
         steps = self.steps
         if not 0 <= number < len(steps):
             return InitFailed(PREFIX + "the init failed before its first step")
         step = steps[number]
         if kind == init.BY_COMMAND:
             assert self.command is not None
-            return InitFailed(PREFIX + command.explain(code, self.command.name.decode("utf-8", "replace"), detail))
+            name = self.command.name.decode("utf-8", "replace")
+            return InitFailed(PREFIX + command.explain(code, name, message[13:]))
+        detail = message[13:].decode("utf-8", "replace")
         if kind == init.BY_US:
             return InitFailed(f"{PREFIX}error during container init: {step.describe()}: internal error: {detail}")
         if isinstance(step, life.Execute):
             return InitFailed(f'{PREFIX}exec: "{step.command.name.decode("utf-8", "replace")}": {words(code)}')
         said = f": {detail}" if detail else ""
+        if not code and detail:
+            return InitFailed(f"{PREFIX}error during container init: {detail}")
         advice = step.explain(code)
         advice = f": {advice}" if advice else ""
         return InitFailed(f"{PREFIX}error during container init: {step.failure()}{said}: {words(code)}{advice}")

@@ -125,13 +125,19 @@ def exec_process(context: Context, container_id: str, options: ExecOptions) -> i
             terminal.restore()
         new.end()
         raise
-    return 0 if options.detach else foreground.wait(new.pid, terminal)
+    if options.detach:
+        return 0
+    try:
+        return foreground.wait(new.pid, terminal)
+    except BaseException:
+        new.end()  # nobody would be there to take its output, or its end
+        raise
 
 
 def _open_init(record: store.Record, pid: int) -> int:
     try:
         pidfd = p.pidfd_open(pid)
-    except OSError:
+    except ProcessLookupError:
         raise RuntimeFailure("cannot exec in a stopped container") from None
     if p.start_time(pid) != record.data["started"]:
         raise RuntimeFailure("cannot exec in a stopped container")

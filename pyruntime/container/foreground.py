@@ -126,10 +126,10 @@ class Terminal:
         self._open = True
         self._poll: Any = None
         posix.set_blocking(master, False)
+        without_newline_translation(master)
         if self._own >= 0:
             import termios
 
-            without_newline_translation(master)
             self.resize()
             self._attributes = termios.tcgetattr(self._own)
             raw = termios.tcgetattr(self._own)
@@ -185,18 +185,14 @@ class Terminal:
             if self._poll is not None:
                 self._poll.unregister(self._master)
             return False
-        output = 1 if self._attributes is None else self._own_output()
         while data:
             try:
-                data = data[posix.write(output, data) :]
+                data = data[posix.write(1, data) :]
             except BlockingIOError:
-                select.select([], [output], [])
+                select.select([], [1], [])
             except OSError:
                 break  # nobody reads; the container goes on all the same
         return True
-
-    def _own_output(self) -> int:
-        return 1 if posix.isatty(1) else self._own
 
     def _give(self) -> None:
         try:
@@ -246,7 +242,7 @@ def own_terminal() -> int:
 
 
 def without_newline_translation(master: int) -> None:
-    """Our own terminal turns newlines into CR LF already; twice would be once too often."""
+    """Our own terminal turns newlines into CR LF already, and who reads a pipe or a file wants lines as they are."""
     import termios
 
     attributes = termios.tcgetattr(master)

@@ -33,16 +33,13 @@ class Hook:
 
     __slots__ = ("arguments", "environment", "kind", "number", "path", "timeout")
 
-    def __init__(self, kind: str, number: int, entry: dict[str, Any], default_env: list[str] | None = None) -> None:
+    def __init__(self, kind: str, number: int, entry: dict[str, Any]) -> None:
         self.kind = kind
         self.number = number
         self.path = entry["path"].encode("utf-8", "surrogateescape")
         words = entry.get("args") or [entry["path"]]
         self.arguments = Vector([word.encode("utf-8", "surrogateescape") for word in words])
-        variables = entry.get("env")
-        if variables is None:
-            variables = default_env or []
-        self.environment = Vector([word.encode("utf-8", "surrogateescape") for word in variables])
+        self.environment = Vector([word.encode("utf-8", "surrogateescape") for word in entry.get("env") or []])
         self.timeout: int | None = entry.get("timeout")
 
 
@@ -98,9 +95,26 @@ def run_hook(
     if timed_out:
         return f"{name}: hook ran past specified timeout of {hook.timeout}s{said}"
     if posix.WIFSIGNALED(status):
-        return f"{name}: signal: {posix.WTERMSIG(status)}{said}"
+        return f"{name}: signal: {signal_words(posix.WTERMSIG(status))}{said}"
     code = posix.WEXITSTATUS(status)
     return f"{name}: exit status {code}{said}" if code else ""
+
+
+def signal_words(number: int) -> str:
+    """What a signal is called in other runtimes' messages: `killed`, `bad system call`; its number otherwise.
+
+    A table and not signal.strsignal: for startContainer hooks this runs inside the container, where nothing may be
+    imported and no locale be asked.
+    """
+    return _SIGNALS.get(number, str(number))
+
+
+_SIGNALS = {
+    1: "hangup", 2: "interrupt", 3: "quit", 4: "illegal instruction", 5: "trace/breakpoint trap", 6: "aborted",
+    7: "bus error", 8: "floating point exception", 9: "killed", 11: "segmentation fault", 13: "broken pipe",
+    14: "alarm clock", 15: "terminated", 24: "CPU time limit exceeded", 25: "file size limit exceeded",
+    31: "bad system call",
+}  # fmt: skip
 
 
 def _become(

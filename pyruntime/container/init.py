@@ -29,14 +29,19 @@ BY_US = 2  # a bug of ours: the name of the exception
 STDERR = 2
 DETAIL = 1000  # bytes, at most, that come out of the container
 EXIT_FAILURE = 1
+EXIT_LATE = 255  # of a program that could not be executed, as with every other runtime
 
 # Events that mean that code or a library is about to be loaded by name. See the audit events table of Python.
-FORBIDDEN_EVENTS = frozenset(("import", "compile", "exec", "ctypes.dlopen", "subprocess.Popen", "os.fork", "os.system"))
+FORBIDDEN_EVENTS = frozenset((
+    "import", "compile", "exec", "marshal.loads", "ctypes.dlopen", "subprocess.Popen", "os.fork", "os.forkpty",
+    "os.posix_spawn", "os.spawn", "os.system", "os.exec", "socket.getaddrinfo", "socket.gethostbyname",
+))  # fmt: skip
 
 
 def run(steps: list[Step], place: Place, program: bytes) -> NoReturn:
     """Apply `steps`; the last one does not return. `program` is the name of the program for a late error message."""
     number = 0
+    status = EXIT_FAILURE
     try:
         die_of_signals()
         close_imports()
@@ -46,11 +51,17 @@ def run(steps: list[Step], place: Place, program: bytes) -> NoReturn:
     except CommandError as error:
         _report(place, number, BY_COMMAND, error.reason, error.detail, program)
     except OSError as error:
-        _report(place, number, BY_KERNEL, error.errno or 0, getattr(error, "detail", b""), program)
+        if number == len(steps) - 1:
+            # The program is there and cannot be executed. That is the container's own affair, and the same whether
+            # anybody still waits for its start or not: a plain line on its standard error.
+            status = EXIT_LATE
+            _say(program, error.errno or 0)
+        else:
+            _report(place, number, BY_KERNEL, error.errno or 0, getattr(error, "detail", b""), program)
     except BaseException as error:
         _report(place, number, BY_US, 0, type(error).__name__.encode(), program)
     finally:
-        posix._exit(EXIT_FAILURE)
+        posix._exit(status)
 
 
 def close_imports() -> None:
@@ -99,8 +110,15 @@ def _report(place: Place, number: int, kind: int, errno: int, detail: bytes, pro
         elif place.result >= 0 and detail:
             posix.write(place.result, detail)  # to `start`, which waits for it
         else:
-            reason = _LATE.get(errno, b"failed")
-            posix.write(STDERR, b"exec " + program[:200] + b": " + reason + b"\n")
+            _say(program, errno)
+    except OSError:
+        pass
+
+
+def _say(program: bytes, errno: int) -> None:
+    """Tell whoever reads the container's standard error why it does not run."""
+    try:
+        posix.write(STDERR, b"exec " + program[:200] + b": " + _LATE.get(errno, b"failed") + b"\n")
     except OSError:
         pass
 

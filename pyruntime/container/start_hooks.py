@@ -16,25 +16,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pyruntime.plan.command import Command
     from pyruntime.spec.types import Spec
-
-EIO = 5
 
 
 class RunStartHooks(Step):
     """Run the list; the first failure ends the container."""
 
-    __slots__ = ("attributes", "hooks", "state_after", "state_before")
+    __slots__ = ("attributes", "command", "hooks", "inheriting", "state_after", "state_before")
 
     def __init__(self, container_id: str, bundle: str, spec: Spec) -> None:
         from pyruntime.spec.jsontext import dumps
 
         lists: Any = spec.get("hooks") or {}
-        process: Any = spec.get("process") or {}
-        environment = process.get("env") or []
-        self.hooks = [
-            Hook("startContainer", number, entry, environment) for number, entry in enumerate(lists["startContainer"])
-        ]
+        self.hooks = [Hook("startContainer", number, entry) for number, entry in enumerate(lists["startContainer"])]
+        # Without variables of their own they have those of the program, HOME among them, as with runc.
+        self.inheriting = [hook for hook, entry in zip(self.hooks, lists["startContainer"], strict=True)
+                           if entry.get("env") is None]  # fmt: skip
+        self.command: Command | None = None
         document: dict[str, object] = {
             "ociVersion": spec["ociVersion"], "id": container_id, "pid": 0, "status": "created", "bundle": bundle,
         }  # fmt: skip
@@ -52,6 +51,9 @@ class RunStartHooks(Step):
     def apply(self, place: Place) -> None:
         state = self.state_before + b"%d" % posix.getpid() + self.state_after
         directory = posix.getcwdb()
+        if self.command is not None:
+            for hook in self.inheriting:
+                hook.environment = self.command.environment
 
         def become() -> None:
             for step in self.attributes:
@@ -60,6 +62,8 @@ class RunStartHooks(Step):
         for hook in self.hooks:
             failure = run_hook(hook, state, directory, None, become)
             if failure:
-                error = FilesystemError(EIO, "hook failed")
-                error.detail = b"error running startContainer hook: " + failure.encode("utf-8", "replace")
+                error = FilesystemError(0, "hook failed")  # not a failure of the kernel: the detail says all
+                error.detail = b"error running startContainer hook #%d: " % hook.number + failure.encode(
+                    "utf-8", "replace"
+                )
                 raise error

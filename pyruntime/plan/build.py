@@ -10,6 +10,7 @@ from __future__ import annotations
 from pyruntime.errors import SpecError
 from pyruntime.kernel import mounts as m
 from pyruntime.kernel.facts import Facts
+from pyruntime.kernel.paths import clean
 from pyruntime.plan import lifecycle as life
 from pyruntime.plan import rootfs as root
 from pyruntime.plan import system
@@ -89,6 +90,8 @@ def build(spec: Spec, settings: Settings) -> Plan:
     plan.namespaces = spaces = Namespaces(linux.get("namespaces") or [], linux.get("timeOffsets") or {})
     plan.userns = spaces.has("user")
     plan.terminal = bool(process and process.get("terminal"))
+    if process is not None:
+        plan.command = Command(process, settings.environment)
     hooks: Any = spec.get("hooks") or {}
     plan.hook_kinds = [kind for kind in HOOKS_BEFORE_PIVOT if hooks.get(kind)]
     setgroups = settings.facts.setgroups
@@ -105,7 +108,9 @@ def build(spec: Spec, settings: Settings) -> Plan:
     if not root_path.startswith("/"):
         root_path = f"{settings.bundle}/{root_path}"
     opening: list[Step] = [
-        root.OpenRoot(root_path, propagation) if in_mount_namespace else root.OpenPlainRoot(root_path)
+        root.OpenRoot(root_path, propagation)
+        if in_mount_namespace
+        else root.OpenPlainRoot(root_path, bool(spec["root"].get("readonly")))
     ]
     if spaces.paths:
         plan.open_namespaces = OpenNamespaces(spaces.paths)
@@ -114,9 +119,11 @@ def build(spec: Spec, settings: Settings) -> Plan:
     mount_label = linux.get("mountLabel") if facts.selinux else None
     if linux.get("mountLabel") and not facts.selinux:
         plan.warnings.append("linux.mountLabel: left out: SELinux is not active on this host")
+    mounts = _inside_root(spec.get("mounts") or [], root_path)
     host_mounts, init_mounts = mount_steps(
-        spec.get("mounts") or [],
+        mounts,
         settings.bundle,
+        root_path,
         propagation if in_mount_namespace else 0,
         lambda number, entry, options: _mapping(number, entry, options, linux, settings),
         lambda destination, options: MountCgroups(
@@ -124,6 +131,7 @@ def build(spec: Spec, settings: Settings) -> Plan:
         ),
         # With rootfsPropagation shared too: attaching the root takes away what makes a source a peer of the host's.
         settings.privileged and (plan.userns or "mount" in spaces.paths or not propagation),
+        plan.userns or not settings.privileged,
     )
     opening += host_mounts
     if settings.privileged:
@@ -151,13 +159,13 @@ def build(spec: Spec, settings: Settings) -> Plan:
         init.append(step)
     dev_is_bound = any(
         mount["destination"].rstrip("/") == "/dev" and {"bind", "rbind"} & set(mount.get("options") or ())
-        for mount in spec.get("mounts") or []
+        for mount in mounts
     )
     listed = linux.get("devices") or []
     if not dev_is_bound or listed:
         init.append(MakeDevices(devices(listed, not dev_is_bound), plan.userns))
     if not dev_is_bound:
-        has_pts = any(mount["destination"].rstrip("/") == "/dev/pts" for mount in spec.get("mounts") or [])
+        has_pts = any(mount["destination"].rstrip("/") == "/dev/pts" for mount in mounts)
         init.append(MakeDevLinks(has_pts))
     if not waited:
         _wait_for_cgroup(init, spaces, settings.listener)
@@ -169,7 +177,7 @@ def build(spec: Spec, settings: Settings) -> Plan:
         init.append(life.OpenTerminal((size["height"], size["width"]) if size else None, True))
     else:
         init.append(life.NewSession())
-    _close_up(init, init_mounts, spec, linux, settings, mount_label, in_mount_namespace)
+    _close_up(plan, init_mounts, spec, linux, settings, mount_label, in_mount_namespace)
     if not plan.terminal:
         init.append(life.ReopenNull())
     if process is not None:
@@ -177,6 +185,18 @@ def build(spec: Spec, settings: Settings) -> Plan:
     else:
         init += [life.CloseDescriptors(0), life.ReportReady(), life.WaitForStart()]
     return plan
+
+
+def _inside_root(mounts: list[Any], root_path: str) -> list[Any]:
+    """The mounts, with the rootfs taken off a destination that was given as the host sees it: every runtime does so."""
+    prefix = clean(root_path.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape") + "/"
+    if prefix == "//" or not any(mount["destination"].startswith(prefix) for mount in mounts):
+        return mounts
+    return [
+        {**mount, "destination": mount["destination"].removeprefix(prefix[:-1])}
+        if mount["destination"].startswith(prefix) else mount
+        for mount in mounts
+    ]  # fmt: skip
 
 
 def _enter(plan: Plan, init: list[Step], spec: Spec, linux: Any, setgroups: bool) -> None:
@@ -215,7 +235,7 @@ def _wait_for_cgroup(init: list[Step], spaces: Namespaces, listener: Listener | 
 
 
 def _close_up(
-    init: list[Step],
+    plan: Plan,
     init_mounts: list[Step],
     spec: Spec,
     linux: Any,
@@ -224,12 +244,15 @@ def _close_up(
     pivot: bool,
 ) -> None:
     """From pivot_root to the last change of the file system."""
+    init = plan.init
     if not pivot:
         init.append(root.Chroot())
     elif settings.no_pivot:
         init.append(root.ChrootOverRoot())
     else:
         init.append(root.PivotRoot())
+    if plan.command is not None:
+        init.append(life.MakeDirectory(plan.command))
     if any(getattr(step, "late_readonly", False) for step in init_mounts):
         init.append(ReadonlyDev())
     init += [root.ReadonlyPath(path) for path in linux.get("readonlyPaths") or []]
@@ -243,7 +266,7 @@ def _close_up(
 
 def _process(plan: Plan, process: Any, linux: Any, spec: Spec, settings: Settings, facts: Facts) -> None:
     """From the working directory to execve."""
-    plan.command = Command(process, settings.environment)
+    assert plan.command is not None
     plan.process = attributes = process_steps(
         process,
         container_id=settings.container_id,
@@ -259,9 +282,14 @@ def _process(plan: Plan, process: Any, linux: Any, spec: Spec, settings: Setting
     plan.init += [life.FindProgram(plan.command), life.CloseDescriptors(settings.passed_descriptors, extra)]
     plan.init += [life.ReportReady(), life.WaitForStart()]
     if settings.start_hooks is not None:
+        settings.start_hooks.command = plan.command  # type: ignore[attr-defined]
+    if settings.start_hooks is not None and settings.listener is None:
         settings.start_hooks.attributes = attributes.after_start  # type: ignore[attr-defined]
         plan.init.append(settings.start_hooks)
     plan.init += attributes.after_start
+    if settings.start_hooks is not None and settings.listener is not None:
+        # The agent is given one listener per connection: the hooks inherit the filter instead of loading their own.
+        plan.init.append(settings.start_hooks)
     plan.init.append(life.Execute(plan.command))
 
 

@@ -43,7 +43,8 @@ _SETFSGID = 123 if posix.uname().machine == "x86_64" else 152
 
 
 class CommandError(Exception):
-    """The program cannot be run: `reason` is one of the numbers above, `detail` a path to name."""
+    """The program cannot be run: `reason` is one of the numbers above, `detail` a path to name, for BAD_CWD with an
+    errno in front (struct "i")."""
 
     def __init__(self, reason: int, detail: bytes = b"") -> None:
         self.reason = reason
@@ -85,27 +86,30 @@ class Command:
             # An empty element means the current directory, as for execvp(3).
             self.candidates = [(folder or b".") + b"/" + self.name for folder in search.split(b":")]
 
+    def make_directory(self, root: int) -> None:
+        """Make cwd if it is missing: images name one that they do not have, and rely on it."""
+        try:
+            posix.stat(self.cwd)
+        except FileNotFoundError:
+            try:
+                posix.close(make_in_root(root, self.cwd, True))
+            except OSError as error:
+                raise CommandError(BAD_CWD, pack("i", error.errno or 0) + self.cwd) from None
+        except OSError:
+            pass  # entering it will tell
+
     def enter_directory(self) -> None:
-        """Make cwd if it is missing, enter it, and see that it lies inside the root (CVE-2024-21626)."""
+        """Enter cwd, and see that it lies inside the root (CVE-2024-21626)."""
         try:
             posix.chdir(self.cwd)
-        except FileNotFoundError:
-            root = posix.open(b"/", posix.O_PATH | posix.O_CLOEXEC)
-            try:
-                made = make_in_root(root, self.cwd, True)
-                posix.fchdir(made)
-                posix.close(made)
-            except OSError:
-                raise CommandError(BAD_CWD, self.cwd) from None
-            posix.close(root)
         except PermissionError:
             # A directory that only the user may enter, on a filesystem that does not trust root (NFS root_squash).
             try:
                 self._as_user(lambda: posix.chdir(self.cwd))
-            except OSError:
-                raise CommandError(BAD_CWD, self.cwd) from None
-        except OSError:
-            raise CommandError(BAD_CWD, self.cwd) from None
+            except OSError as error:
+                raise CommandError(BAD_CWD, pack("i", error.errno or 0) + self.cwd) from None
+        except OSError as error:
+            raise CommandError(BAD_CWD, pack("i", error.errno or 0) + self.cwd) from None
         try:
             # The kernel says "(unreachable)" for a directory outside the root, and libc turns that into ENOENT.
             inside = posix.getcwdb()[:1] == b"/"
@@ -119,8 +123,9 @@ class Command:
         if self.home:
             self.environment = Vector([*self.strings, b"HOME=" + _home_of(self.uid)])
 
-    def find(self) -> None:
-        """Find the program and see that it can be run. Raises CommandError."""
+    def find(self, interpreter: bool = True) -> None:
+        """Find the program and see that it can be run; with `interpreter` also what interprets it. Raises
+        CommandError."""
         failure: CommandError | None = None
         for candidate in self.candidates:
             try:
@@ -130,7 +135,8 @@ class Command:
                 self._may_execute(candidate)
                 if status.st_mode & S_IFMT != S_IFREG:
                     raise CommandError(DENIED, candidate)
-                _check_interpreter(candidate)
+                if interpreter:
+                    _check_interpreter(candidate)
             except OSError as error:
                 if error.errno in (ELOOP, ENAMETOOLONG):
                     failure = failure or CommandError(BAD_PATH, posix.strerror(error.errno).encode())
@@ -277,8 +283,12 @@ def _elf_interpreter(path: bytes, head: bytes) -> bytes:
     return b""
 
 
-def explain(reason: int, name: str, detail: str) -> str:
-    """What engines look for, by the reason of a CommandError."""
+def explain(reason: int, name: str, said: bytes) -> str:
+    """What engines look for, by the reason of a CommandError and its detail."""
+    if reason == BAD_CWD:
+        why = posix.strerror(int.from_bytes(said[:4], "little")).lower()
+        return f'chdir to cwd ("{said[4:].decode("utf-8", "replace")}") set in config.json failed: {why}'
+    detail = said.decode("utf-8", "replace")
     if reason == NOT_FOUND:
         return f'exec: "{name}": executable file not found in $PATH'
     if reason == NO_FILE:
@@ -291,6 +301,4 @@ def explain(reason: int, name: str, detail: str) -> str:
         return f'exec: "{name}": stat {name}: {detail.lower()}'
     if reason == NO_INTERPRETER:
         return f'exec: "{name}": its interpreter {detail}: no such file or directory'
-    if reason == OUTSIDE_CWD:
-        return f"current working directory {detail} is outside of container mount namespace root"
-    return f'chdir to cwd ("{detail}") set in config.json failed: not a directory that can be entered'
+    return f"current working directory {detail} is outside of container mount namespace root"

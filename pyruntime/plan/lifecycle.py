@@ -282,6 +282,21 @@ def _is_null(descriptor: int) -> bool:
     return status.st_mode & S_IFMT == S_IFCHR and status.st_rdev == NULL_DEVICE
 
 
+class MakeDirectory(Step):
+    """Make the working directory where it is missing, before anything turns read-only."""
+
+    __slots__ = ("command",)
+
+    def __init__(self, command: Command) -> None:
+        self.command = command
+
+    def describe(self) -> str:
+        return f"make the working directory {self.command.cwd.decode('utf-8', 'replace')} if it is missing"
+
+    def apply(self, place: Place) -> None:
+        self.command.make_directory(place.rootfs)
+
+
 class FindProgram(Step):
     """Enter the working directory and find the program."""
 
@@ -297,7 +312,9 @@ class FindProgram(Step):
     def apply(self, place: Place) -> None:
         self.command.enter_directory()
         self.command.find_home()
-        self.command.find()
+        # A missing interpreter is what execve tells, in one plain line on standard error as every other runtime does;
+        # but `create` is the last moment at which an engine can be told.
+        self.command.find(place.gate >= 0)
 
 
 class CloseDescriptors(Step):

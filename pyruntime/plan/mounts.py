@@ -26,6 +26,7 @@ from pyruntime.kernel.paths import (
     open_in_root,
     openat2,
 )
+from pyruntime.plan.bindflags import set_flags
 from pyruntime.plan.options import Options
 from pyruntime.plan.step import HOST, Place, Step
 
@@ -49,12 +50,15 @@ _ALLOWED_IN_PROC = frozenset(
 class OpenSource(Step):
     """Open the source of a bind mount as a detached mount."""
 
-    __slots__ = ("index", "mapping", "nofollow", "path", "propagation", "recursive", "ridmap")
+    __slots__ = ("index", "inner", "mapping", "nofollow", "path", "propagation", "recursive", "ridmap")
     side = HOST
 
-    def __init__(self, index: int, source: str, options: Options, propagation: int, mapping: object | None) -> None:
+    def __init__(
+        self, index: int, source: str, options: Options, propagation: int, mapping: object | None, inner: str = ""
+    ) -> None:
         self.index = index
         self.path = checked_path(source)
+        self.inner = checked_path(inner)  # a source inside the rootfs, seen from there: earlier mounts are part of it
         self.recursive = options.recursive
         self.nofollow = options.src_nofollow or options.copy_symlink
         self.propagation = propagation
@@ -66,13 +70,32 @@ class OpenSource(Step):
         return words + (" with mapped ids" if self.mapping is not None else "")
 
     def apply(self, place: Place) -> None:
-        tree = m.open_tree(m.AT_FDCWD, self.path, self.recursive, self.nofollow)
+        if self.inner:
+            tree = m.open_tree(place.rootfs, self.inner, self.recursive, self.nofollow)
+        else:
+            tree = m.open_tree(m.AT_FDCWD, self.path, self.recursive, self.nofollow)
         place.sources[self.index] = tree
         if self.propagation:
             m.set_attributes(tree, propagation=self.propagation, recursive=True)
         if self.mapping is not None:
             userns = self.mapping.descriptor()  # type: ignore[attr-defined]
             m.set_attributes(tree, add=m.MOUNT_ATTR_IDMAP, userns=userns, recursive=self.ridmap)
+
+
+class MakeMapping(Step):
+    """Make the user namespace of an id-mapped mount that the init opens itself, for which it has no way."""
+
+    __slots__ = ("mapping",)
+    side = HOST
+
+    def __init__(self, mapping: object) -> None:
+        self.mapping = mapping
+
+    def describe(self) -> str:
+        return "make a user namespace with the ids of a mount"
+
+    def apply(self, place: Place) -> None:
+        self.mapping.descriptor()  # type: ignore[attr-defined]
 
 
 class _MountStep(Step):
@@ -121,14 +144,16 @@ class Bind(_MountStep):
     `opener` opens the source first, where the runtime has not done so.
     """
 
-    __slots__ = ("index", "opener", "source")
+    __slots__ = ("index", "locked", "opener", "source")
 
     def __init__(
-        self, index: int, source: str, destination: str, options: Options, opener: OpenSource | None = None
-    ) -> None:
+        self, index: int, source: str, destination: str, options: Options, locked: bool,
+        opener: OpenSource | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(index, destination, options)
         self.index = index
         self.source = source
+        self.locked = locked  # the flags of the source are not the container's to take away
         self.opener = opener
 
     def describe(self) -> str:
@@ -153,8 +178,8 @@ class Bind(_MountStep):
             failure = m.FilesystemError(ENOTDIR, posix.strerror(ENOTDIR))
             failure.detail = b"a directory and a file cannot be mounted onto each other"
             raise failure
-        if options.add or options.clear:
-            m.set_attributes(tree, options.add, options.clear)
+        if options.flags:
+            set_flags(tree, options, self.locked)
         m.attach(tree, target)
         posix.close(target)
         self._finish(tree)
@@ -194,13 +219,13 @@ class Filesystem(_MountStep):
 
     def apply(self, place: Place) -> None:
         options = self.options
-        find = _plain_target if self.plain else _directory_target
-        target = find(place.rootfs, self.destination)
+        target, covers = self._find(place.rootfs)
         data = options.filesystem()
         if self.kind != b"proc":
             check_proc(target, self.destination, -1)
-        if self.kind == b"tmpfs" and not any(name == b"mode" for name, _ in data):
-            # A tmpfs takes over the mode of the directory that it covers, as with every other runtime.
+        if self.kind == b"tmpfs" and covers and not any(name == b"mode" for name, _ in data):
+            # A tmpfs takes over the mode of the directory that it covers, as with every other runtime. Where there was
+            # none it is the kernel's 1777.
             data.append((b"mode", b"%o" % (posix.fstat(target).st_mode & 0o7777)))
         readonly = m.MOUNT_ATTR_RDONLY if options.copy_up else 0
         if readonly:
@@ -219,6 +244,15 @@ class Filesystem(_MountStep):
             self.label_root(tree)
         self._finish(tree)
         self._close(place, tree)
+
+    def _find(self, root: int) -> tuple[int, bool]:
+        """The directory to mount on, and whether it was there before."""
+        if self.plain:
+            return _plain_target(root, self.destination), True
+        try:
+            return open_in_root(root, self.destination, O_PATH | O_DIRECTORY), True
+        except FileNotFoundError:
+            return make_in_root(root, self.destination, True), False
 
 
 class Remount(_MountStep):
@@ -269,10 +303,6 @@ def _target(root: int, destination: bytes, directory: bool, nofollow: bool = Fal
         finally:
             posix.close(parent)
     return make_in_root(root, destination, directory)
-
-
-def _directory_target(root: int, destination: bytes) -> int:
-    return make_in_root(root, destination, True)
 
 
 def _plain_target(root: int, destination: bytes) -> int:
@@ -336,18 +366,21 @@ def _describe_options(options: Options) -> str:
 def mount_steps(
     entries: list[Mount],
     bundle: str,
+    root_path: str,
     propagation: int,
     mapping_for: MappingFor,
     cgroup_mount: Callable[[str, Options], Step],
     early: bool,
+    userns: bool,
 ) -> tuple[list[Step], list[Step]]:
     """The steps of `mounts`: (those of the runtime, those of the init).
 
+    `root_path` is the rootfs (a source inside it shows what is mounted there by then);
     `propagation` is what a bind source is set to before its own options count (0: stays a peer of the host's mount);
     `mapping_for(number, entry, options)` gives the user namespace of an id-mapped mount, or None;
     `cgroup_mount(destination, options)` gives the step of a cgroup mount; `early`: bind sources are opened by the
     runtime, because the init could not (or not those of the host), otherwise by the init when it is their turn, which
-    keeps the order of the entries in mountinfo too.
+    keeps the order of the entries in mountinfo too; `userns`: the container has a user namespace of its own.
     """
     host: list[Step] = []
     init: list[Step] = []
@@ -366,12 +399,17 @@ def mount_steps(
             if not source.startswith("/"):
                 source = f"{bundle}/{source}"
             mapping = mapping_for(number, entry, options)
-            opener = OpenSource(number, source, options, propagation, mapping)
-            if early or mapping is not None:
+            inner = source[len(root_path) + 1 :] if source.startswith(root_path + "/") else ""
+            if userns and mapping is not None:
+                inner = ""  # that takes the rights of the host's root
+            opener = OpenSource(number, source, options, propagation, mapping, inner)
+            if not inner and (early or mapping is not None):
                 host.append(opener)
-                init.append(Bind(number, source, destination, options))
+                init.append(Bind(number, source, destination, options, userns))
             else:
-                init.append(Bind(number, source, destination, options, opener))
+                if mapping is not None:
+                    host.append(MakeMapping(mapping))
+                init.append(Bind(number, source, destination, options, userns, opener))
             continue
         if not kind:
             raise SpecError(f"{where}.type", "missing; a mount needs a type, or bind or rbind among its options")

@@ -62,11 +62,16 @@ WORDS: list[str] = sorted(
 """Every word that is not handed to the filesystem, for `features`."""
 
 
+# The words that set an access time, and those that take one back again.
+_ATIME_WORDS = {"noatime", "nodiratime", "relatime", "strictatime"}
+_ATIME_UNSET = {"atime": "noatime", "diratime": "nodiratime", "norelatime": "relatime", "nostrictatime": "strictatime"}
+
+
 class Options:
     """A parsed option list. The `add` and `clear` fields are MOUNT_ATTR_* bits."""
 
     __slots__ = (
-        "add", "bind", "clear", "copy_symlink", "copy_up", "data", "dest_nofollow", "idmap", "idmap_text",
+        "add", "atime", "bind", "clear", "copy_symlink", "copy_up", "data", "dest_nofollow", "flags", "idmap", "idmap_text",
         "propagation", "recursive", "recursive_add", "recursive_clear", "remount", "src_nofollow", "superblock",
     )  # fmt: skip
 
@@ -76,6 +81,8 @@ class Options:
         self.idmap = ""  # "", "idmap" or "ridmap"
         self.idmap_text: str | None = None  # what follows "idmap=", in crun's notation
         self.add = self.clear = self.recursive_add = self.recursive_clear = 0
+        self.flags = False  # any word about flags of the mount, be it to clear one
+        self.atime: set[str] = set()  # the words about the access time that are in force
         self.propagation: list[tuple[int, bool]] = []  # (MS_* type, recursive), in the order given
         self.superblock: list[str] = []
         self.data: list[tuple[bytes, bytes | None]] = []
@@ -87,6 +94,11 @@ class Options:
         if attribute is not None:
             self.add = self.add & ~(attribute[0] | attribute[1]) | attribute[0]
             self.clear = self.clear & ~attribute[0] | attribute[1]
+            self.flags = True
+            if word in _ATIME_WORDS:
+                self.atime.add(word)
+            elif word in _ATIME_UNSET:
+                self.atime.discard(_ATIME_UNSET[word])
             if word in ("ro", "rw"):
                 self._superblock(word)
             return

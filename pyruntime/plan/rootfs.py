@@ -52,19 +52,29 @@ class OpenRoot(Step):
 
 
 class OpenPlainRoot(Step):
-    """Open the rootfs directory itself, for a container that shares the mount namespace of its caller."""
+    """Open the rootfs directory itself, for a container that shares the mount namespace of its caller.
 
-    __slots__ = ("path",)
+    `mounted`: it has to be a mount, which can turn read-only. As with runc the caller's namespace keeps that mount,
+    like all others of the container.
+    """
+
+    __slots__ = ("mounted", "path")
     side = HOST
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, mounted: bool) -> None:
         self.path = checked_path(path)
+        self.mounted = mounted
 
     def describe(self) -> str:
         return f"open the root filesystem {self.path.decode('utf-8', 'replace')}"
 
     def apply(self, place: Place) -> None:
         place.rootfs = posix.open(self.path, O_PATH | O_DIRECTORY | posix.O_CLOEXEC)
+        if self.mounted:
+            tree = m.clone_tree(place.rootfs, recursive=True)
+            m.attach(tree, place.rootfs)
+            posix.dup2(tree, place.rootfs, False)
+            posix.close(tree)
 
 
 class DetachFromHost(Step):

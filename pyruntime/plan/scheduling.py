@@ -83,8 +83,8 @@ class SetScheduler(Step):
             # Two refusals look the same: RT_GROUP_SCHED without a budget, and DEADLINE inside a cpuset.
             return (
                 "it needs CAP_SYS_NICE; a real-time policy needs cpu.rt_runtime_us of the cgroup above 0 where the "
-                "kernel groups real-time tasks; process scheduler can't be used together with AllowedCPUs (linux.resources.cpu.cpus) when it is "
-                "SCHED_DEADLINE"
+                "kernel groups real-time tasks; when it is SCHED_DEADLINE the process scheduler can't be used together "
+                "with AllowedCPUs (linux.resources.cpu.cpus)"
             )
         return "the kernel does not take this combination of values, see sched_setattr(2)" if errno == EINVAL else ""
 

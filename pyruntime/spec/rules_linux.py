@@ -81,7 +81,11 @@ def _sysctl(linux: dict[str, Any], path: str, found: list[SpecError]) -> None:
         if file == "kernel/hostname":
             report(found, place, "use the hostname property instead")
         elif needed is None:
-            report(found, place, f"sysctl {shorten(name)} is not in a separate kernel namespace, it would change the host's")
+            report(
+                found,
+                place,
+                f"sysctl {shorten(name)} is not in a separate kernel namespace, it would change the host's",
+            )
         elif needed not in namespaces:
             report(found, place, f"needs a {needed} namespace in linux.namespaces, it would change the host's")
         if "\n" in value.removesuffix("\n"):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.changes import bind, linux, mount
+from support.changes import bind, linux, mount, user_namespace
 from support.container import Container
 from support.mountinfo import HostMounts, Mount, host_mounts_at, mount_inside, mounts
 
@@ -66,13 +66,55 @@ def test_attributes_of_a_mount(container: Make, kind: str, tmp_path: Path) -> No
         assert not absent & shown, words
 
 
-def test_a_bind_keeps_what_its_source_has(container: Make, tmp_path: Path, host_mounts: HostMounts) -> None:
+# What the options say of a bind mount whose source is nosuid,noexec,noatime: what there is then, and what there is not.
+OF_A_SOURCE = {
+    "": ({"rw", "nosuid", "noexec", "noatime"}, set()),
+    "rprivate": ({"rw", "nosuid", "noexec", "noatime"}, set()),
+    "ro": ({"ro", "noatime"}, {"nosuid", "noexec", "relatime"}),
+    "exec": ({"rw", "noatime"}, {"nosuid", "noexec"}),
+    "rw": ({"rw", "noatime"}, {"nosuid", "noexec"}),
+    "atime": ({"noatime"}, {"nosuid", "relatime"}),  # asks for nothing instead
+    "relatime": ({"relatime"}, {"noatime"}),
+    "relatime,norelatime": ({"noatime"}, {"relatime"}),
+    "strictatime": (set(), {"noatime", "relatime", "nodiratime"}),
+    "nodiratime": ({"nodiratime", "relatime"}, {"noatime"}),
+    "nodiratime,strictatime": ({"nodiratime"}, {"noatime", "relatime"}),
+}
+
+
+def test_flags_of_a_source(container: Make, tmp_path: Path, host_mounts: HostMounts) -> None:
     source = host_mounts.tmpfs(tmp_path / "source")
     subprocess.run(["mount", "-o", "remount,bind,nosuid,noexec,noatime", source], check=True)
-    found = created(container(["true"], bind(source, "/m", "ro"), bind(source, "/n", "exec")))
-    assert found["/m"].options >= {"ro", "nosuid", "noexec", "noatime"}
-    assert "noexec" not in found["/n"].options
+    words = [[word for word in text.split(",") if word] for text in OF_A_SOURCE]
+    found = created(container(["true"], *(bind(source, f"/m{number}", *one) for number, one in enumerate(words))))
+    for number, (text, (there, absent)) in enumerate(OF_A_SOURCE.items()):
+        shown = found[f"/m{number}"].options
+        assert there <= shown, text
+        assert not absent & shown, text
     assert mounts("self")[str(source)].options >= {"rw", "noexec"}  # the host's own did not change
+
+
+@pytest.mark.parametrize(
+    ("words", "there", "absent"),
+    [("", {"ro", "nosuid", "noatime"}, set()), ("nodev", {"ro", "nosuid", "nodev", "noatime"}, set()),
+     ("symfollow", {"ro", "nosuid"}, {"nosymfollow"}), ("rw", None, None), ("suid", None, None),
+     ("relatime", None, None), ("noatime,ro", {"ro", "nosuid", "noatime"}, set())],
+)  # fmt: skip
+def test_flags_of_a_source_are_locked_in_a_user_namespace(
+    container: Make, tmp_path: Path, host_mounts: HostMounts, words: str, there: set[str] | None, absent: set[str]
+) -> None:
+    source = host_mounts.tmpfs(tmp_path / "source")
+    subprocess.run(["mount", "-o", "remount,bind,ro,nosuid,noatime,nosymfollow", source], check=True)
+    one = container(["true"], bind(source, "/m", *[word for word in words.split(",") if word]), user_namespace())
+    (one.bundle.rootfs / "m").mkdir()
+    if there is None:
+        result = one.create()
+        assert result.status == 1
+        assert f'error mounting \\"{source}\\" to rootfs at \\"/m\\": ' in result.stderr
+        assert "operation not permitted" in result.stderr
+        return
+    shown = created(one)["/m"].options
+    assert there <= shown and not absent & shown
 
 
 @pytest.mark.parametrize(
