@@ -98,6 +98,7 @@ def test_a_network_of_the_host_and_a_user_namespace_of_a_container(
     for kind in ("mount", "pid", "uts"):
         assert owner(two.pid, kind) == space(first.pid, "user"), kind
     assert owner(two.pid, "network") == space("self", "user")
+    assert two.exec("readlink", "/proc/self/ns/net").ok().stdout.strip() == space(two.pid, "network")
 
 
 def test_a_network_of_the_host_and_a_new_user_namespace(container: Make, netns: str) -> None:
@@ -107,6 +108,28 @@ def test_a_network_of_the_host_and_a_new_user_namespace(container: Make, netns: 
     one.run("--detach").ok()
     assert os.stat(f"/proc/{one.pid}/ns/net").st_ino == os.stat(netns).st_ino
     assert owner(one.pid, "pid") == space(one.pid, "user") != space("self", "user")
+    assert one.exec("readlink", "/proc/self/ns/net").ok().stdout.strip() == space(one.pid, "network")
+
+
+def test_more_of_the_host_and_a_new_user_namespace(container: Make) -> None:
+    """Also the pid namespace, which only children enter; and time offsets, which are written after all that."""
+    plain = container(["sleep", "60"])
+    plain.run("--detach").ok()
+    entries = [*spaces("user", "mount", "uts", "time"), *spaces("pid", "ipc", "network", of=plain.pid)]
+    offsets = {"boottime": {"secs": 7777777}}
+    one = container(
+        ["sleep", "60"], user_namespace(), listed(entries), without_sysfs, with_the_hosts_proc,
+        lambda config: config["linux"].update(timeOffsets=offsets),
+    )  # fmt: skip
+    one.run("--detach").ok()
+    for kind in ("pid", "ipc", "network"):
+        assert space(one.pid, kind) == space(plain.pid, kind), kind
+        assert owner(one.pid, kind) == space("self", "user")
+    for kind in ("mount", "uts", "time"):
+        assert owner(one.pid, kind) == space(one.pid, "user"), kind
+    uptime, uid_map = one.exec("cat", "/proc/uptime", "/proc/self/uid_map").ok().stdout.splitlines()
+    assert float(uptime.split()[0]) > 7777777
+    assert uid_map.split() == ["0", "100000", "65536"]
 
 
 def test_new_namespaces_belong_to_the_joined_user_namespace(container: Make, first: Container) -> None:
@@ -136,7 +159,9 @@ def test_negative_offsets(container: Make) -> None:
     if now < 120:
         pytest.skip("this machine has only just booted")
     offsets = {"boottime": {"secs": -60, "nanosecs": 500}, "monotonic": {"secs": -30}}
-    one = container(["cat", "/proc/uptime"], namespace("time"), lambda config: config["linux"].update(timeOffsets=offsets))
+    one = container(
+        ["cat", "/proc/uptime"], namespace("time"), lambda config: config["linux"].update(timeOffsets=offsets)
+    )
     inside = float(one.run().ok().stdout.split()[0])
     assert 30 < now + 30 - inside < 90
 
@@ -147,6 +172,12 @@ def without_sysfs(config: Config) -> None:
     config["mounts"] = [entry for entry in config["mounts"] if not entry["destination"].startswith("/sys")]
 
 
+def with_the_hosts_proc(config: Config) -> None:
+    """proc and mqueue show a pid and an ipc namespace, and so belong to the owners of these."""
+    config["mounts"] = [entry for entry in config["mounts"] if entry["type"] not in ("proc", "mqueue")]
+    config["mounts"].append({"destination": "/proc", "source": "/proc", "options": ["rbind"]})
+
+
 @pytest.fixture
 def netns() -> Iterator[str]:
     """A network namespace that a person made."""
@@ -154,5 +185,3 @@ def netns() -> Iterator[str]:
     subprocess.run(["ip", "netns", "add", name], check=True)
     yield f"/run/netns/{name}"
     subprocess.run(["ip", "netns", "del", name], check=True)
-
-
