@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engines.engine import hide_controllers_of_version_2, make_archive, need, unmounted_hierarchies
+from engines.engine import hide_controllers_of_version_2, make_archive, need, release, unmounted_hierarchies
 from engines.kubelet import PLUGINS, Kubelet, handlers
 from support.runtime import AUDITED, find
 
@@ -45,7 +45,7 @@ def programs(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 @pytest.fixture
-def all_hierarchies_mounted() -> Iterator[None]:
+def all_hierarchies_mounted(tmp_path: Path) -> None:
     """For tests of statistics and of what follows from running out of memory.
 
     containerd's shim looks up the mount point of every hierarchy in /proc/PID/cgroup, and goes without statistics and
@@ -53,12 +53,11 @@ def all_hierarchies_mounted() -> Iterator[None]:
     """
     deadline = time.monotonic() + 3
     while (missing := unmounted_hierarchies()) and time.monotonic() < deadline:
+        for one in missing:
+            release(one, tmp_path / "hierarchy")
         time.sleep(0.1)
     if missing:
-        pytest.skip(
-            f"containerd has no statistics: {', '.join(missing)} of cgroup version 1 in use, but not mounted here"
-        )
-    yield
+        pytest.skip(f"containerd has no statistics: {', '.join(missing)} of cgroup v1 in use, but not mounted here")
 
 
 @pytest.fixture(scope="session")

@@ -172,12 +172,18 @@ def command_line(pid: int) -> str:
 
 
 def remove_cgroups(name: str) -> list[str]:
-    """Remove cgroups called `name`, from the leaves up. Those that had been left to us are described."""
+    """End what is left in cgroups called `name` and remove them, from the leaves up. What was there is described."""
     left = []
     for mount in cgroup_mounts():
         top = mount / name
-        if not top.is_dir():
-            continue
+        for procs in top.rglob("cgroup.procs"):
+            for pid in map(int, procs.read_text().split()):
+                left.append(f"process {pid}: {command_line(pid)}")
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+                wait_for(lambda path=Path(f"/proc/{pid}"): not path.exists(), "its end")  # type: ignore[misc]
         for directory, _, _ in os.walk(top, topdown=False):
             try:
                 os.rmdir(directory)
@@ -208,6 +214,13 @@ def unmounted_hierarchies() -> list[str]:
             mounted.update(after.split()[2].split(","))
     words = [line.split(":")[1] for line in Path("/proc/self/cgroup").read_text().splitlines()]
     return [word for word in words if word and not mounted & set(word.split(","))]
+
+
+def release(hierarchy: str, directory: Path) -> None:
+    """Let a hierarchy go that outlived its last mount, as happens when a cgroup of it did: by one more mount of it."""
+    directory.mkdir(exist_ok=True)
+    script = 'mount -t cgroup -o "$1" none "$2" && umount "$2"'
+    call("unshare", "--mount", "sh", "-c", script, "sh", hierarchy, directory)
 
 
 def cgroup_of(pid: int, controller: str) -> Path:
