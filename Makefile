@@ -29,7 +29,7 @@ help:
 	@echo "make test      run all tests; installs what they need, takes some minutes, makes containers as root"
 	@echo "make vm        run tests on cgroup v2 in a virtual machine (VM_MODE=plain or systemd, VM_TESTS=...)"
 	@echo "make unit      run the tests that need neither root nor a container"
-	@echo "make lint      check types and style (mypy, ruff)"
+	@echo "make lint      check types, style, and what code in containers may do (mypy, ruff, tools/inside)"
 	@echo "make bench     compare with the other runtimes of this machine, and write docs/performance.* (15 minutes with"
 	@echo "               BENCH_FLAGS=--full; one more runtime: BENCH_FLAGS='--runtime runc-new=/path/to/runc')"
 	@echo "make install   install the command pyruntime in /usr/local, for the whole machine"
@@ -66,6 +66,7 @@ unit: $(VENV)/ready compiled
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python -m tools.inside
 	# Exit status 2 is a crash of mypy 2.4 itself, seen once in a while; it says nothing about the code, so ask again.
 	$(VENV)/bin/mypy || { [ $$? = 2 ] && $(VENV)/bin/mypy --no-incremental; }
 

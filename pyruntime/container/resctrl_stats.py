@@ -51,7 +51,7 @@ def read(saved: dict[str, Any]) -> dict[str, Any]:
 
 def _lines(path: str) -> list[str]:
     with open(path, encoding="ascii", errors="replace") as file:
-        return [line.strip() for line in file.read().splitlines() if line.strip()]
+        return [line.strip() for line in file.read().split("\n") if line.strip()]
 
 
 def _line_of(resource: str, lines: list[str]) -> str:
