@@ -20,6 +20,10 @@ WAIT_FOR_DEATH = 10.0  # seconds, as every other runtime does
 PR_SET_CHILD_SUBREAPER = 36
 
 
+class NotRunning(RuntimeFailure):
+    """The container's process has ended, maybe just now."""
+
+
 class Context:
     """Where and how the verbs work: the global flags."""
 
@@ -102,6 +106,9 @@ def run(context: Context, container_id: str, bundle: str, options: CreateOptions
         return 0
     try:
         status = foreground.wait(launch.pid, terminal)
+    except BaseException:
+        launch.end()  # nobody would be there to take its output, or its end
+        raise
     finally:
         if not options.keep:
             destroy(launch.record)
@@ -178,6 +185,10 @@ def _open_gate(record: store.Record) -> None:
         poll.poll()
     except BrokenPipeError:
         pass
+    except OSError as error:
+        raise RuntimeFailure(
+            f"cannot write to {record.directory}/{store.START}: {(error.strerror or '').lower()}"
+        ) from None
     finally:
         posix.close(gate)
 
@@ -242,15 +253,15 @@ def _signal(record: store.Record, pid: int, signal: int) -> None:
 
     try:
         pidfd = pidfd_open(pid)
-    except OSError:
-        raise RuntimeFailure("container not running") from None
+    except ProcessLookupError:
+        raise NotRunning("container not running") from None
     try:
         # Opened first, compared then: the descriptor cannot change its process any more, a number can.
         if start_time(pid) != record.data["started"]:
-            raise RuntimeFailure("container not running")
+            raise NotRunning("container not running")
         pidfd_signal(pidfd, signal)
     except ProcessLookupError:
-        raise RuntimeFailure("container not running") from None
+        raise NotRunning("container not running") from None
     except OSError as error:
         raise RuntimeFailure(
             f"cannot send signal {signal} to process {pid}: {(error.strerror or '').lower()}"
@@ -307,11 +318,11 @@ def _kill_all(record: store.Record, pid: int) -> None:
 
     try:
         pidfd = pidfd_open(pid)
-    except OSError:
+    except ProcessLookupError:
         return
     try:
         _signal(record, pid, SIGKILL)
-    except RuntimeFailure:
+    except NotRunning:
         posix.close(pidfd)
         return
     if _has_cgroup(record):
@@ -371,7 +382,10 @@ def listing(context: Context) -> list[dict[str, Any]]:
         except store.NoContainer:
             report.warn(f"{context.root}/{container_id}: no state there (yet)")
             continue
-        except (OSError, RuntimeFailure) as error:
+        except OSError as error:
+            report.warn(f"load container {container_id}: {error.filename or ''}: {error.strerror}")
+            continue
+        except RuntimeFailure as error:
             report.warn(f"load container {container_id}: {error}")
             continue
         documents.append(document)

@@ -145,7 +145,11 @@ class Record:
             descriptor = posix.open(self.directory, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
         except FileNotFoundError:
             raise NoContainer("container does not exist") from None
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            posix.close(descriptor)
+            raise RuntimeFailure(f"cannot lock {self.directory}: {(error.strerror or '').lower()}") from None
         return descriptor
 
 
@@ -171,6 +175,15 @@ def claim(root: str, container_id: str) -> None:
         raise RuntimeFailure(f"cannot make {root}/{container_id}: {(error.strerror or '').lower()}") from None
 
 
+def make_fifo(path: str) -> None:
+    """mkfifo(3). Raises OSError, which unlike that of `os` names the path."""
+    try:
+        posix.mkfifo(path, 0o600)
+    except OSError as error:
+        error.filename = path
+        raise
+
+
 def open_container(root: str, container_id: str) -> Record:
     """The container's record. Raises NoContainer."""
     directory = f"{root}/{container_id}"
@@ -189,6 +202,8 @@ def open_container(root: str, container_id: str) -> Record:
         chunks = []
         while chunk := posix.read(descriptor, 1 << 16):
             chunks.append(chunk)
+    except OSError as error:
+        raise RuntimeFailure(f"cannot read {directory}/{STATE}: {(error.strerror or '').lower()}") from None
     finally:
         posix.close(descriptor)
     advice = "delete --force removes the container"
@@ -250,6 +265,9 @@ def remove_directory(directory: str) -> None:
                 remove_directory(f"{directory}/{name}")
             except FileNotFoundError:
                 pass
+    except OSError as error:
+        error.filename = f"cannot remove {directory}"
+        raise
     finally:
         posix.close(descriptor)
     try:
@@ -279,6 +297,7 @@ def write_file(path: str, data: bytes, mode: int = 0o600) -> None:
         finally:
             posix.close(descriptor)
         posix.rename(temporary, path)
-    except OSError:
+    except OSError as error:
+        error.filename = f"cannot write {path}"
         posix.unlink(temporary)
         raise

@@ -49,7 +49,8 @@ class Facts:
 def read_facts(labels: bool = False) -> Facts:
     """Ask the kernel. `labels`: also ask whether security modules are on, which costs two more file accesses."""
     permitted = bounding = 0
-    for line in _read("/proc/self/status").split(b"\n"):
+    # Not to be guessed: a container would get less than it asks for.
+    for line in _read("/proc/self/status", needed=True).split(b"\n"):
         if line.startswith(b"CapPrm:"):
             permitted = int(line[7:], 16)
         elif line.startswith(b"CapBnd:"):
@@ -74,14 +75,20 @@ def _selinux() -> bool:
     return _read("/proc/self/attr/current").rstrip(b"\0\n") not in (b"", b"kernel")
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, needed: bool = False) -> bytes:
+    """What a small file holds; unless it is `needed`, one that cannot be read is as good as empty."""
     try:
         descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     except OSError:
+        if needed:
+            raise
         return b""
     try:
         return posix.read(descriptor, 8192)
-    except OSError:
+    except OSError as error:
+        if needed:
+            error.filename = path
+            raise
         return b""
     finally:
         posix.close(descriptor)

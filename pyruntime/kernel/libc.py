@@ -74,6 +74,7 @@ _UNIFIED = {
 }  # fmt: skip
 
 NR: dict[str, int] = {**(_X86_64 if _machine == "x86_64" else _GENERIC), **_UNIFIED}
+_NAMES = {number: name for name, number in NR.items()}
 
 
 def syscall(
@@ -82,12 +83,12 @@ def syscall(
     """Make the system call `number` (see `NR`) and return its result.
 
     Arguments are integers, `bytes` (passed as a pointer, read only), arrays from `buffer()`, or None for NULL.
-    Raises OSError with the kernel's errno. See syscall(2).
+    Raises OSError with the kernel's errno, and the name of the call in place of a path. See syscall(2).
     """
     result: int = _syscall(number, a, b, c, d, e, f)
     if result == -1:
         errno = _ctypes.get_errno()
-        raise OSError(errno, posix.strerror(errno))
+        raise OSError(errno, posix.strerror(errno), _NAMES.get(number))
     return result
 
 

@@ -7,7 +7,7 @@ not find. Which error a call fails with is chosen so that no fallback takes it f
 from __future__ import annotations
 
 import errno
-import os
+import re
 from collections.abc import Callable
 
 import pytest
@@ -59,10 +59,11 @@ def attempt(room: Room, verb: str, fault: Fault) -> list[str]:
     one, words = prepared(room, verb)
     result = room.traced(fault, [f"{one.bundle.path}/config.json", f"{one.runtime.root}/{one.id}"], *words)
     wrong = []
-    if "SAVE" in os.environ:
-        with open(os.environ["SAVE"], "a") as file:
-            print(verb, fault, room.traced.hit, result.status, result.stderr.strip()[22:], sep="\t", file=file)
-    if result.status:
+    if room.traced.hit and room.traced.hit[0] == "execve":
+        # The program is there and does not start: a word of its own, on the container's standard error.
+        if result.status and not re.fullmatch(r"exec \S+: input/output error\n", result.stderr):
+            wrong.append(result.stderr)
+    elif result.status:
         statuses = (255,) if verb == "exec" else (1,)
         wrong += complaints(result, statuses)
         if verb in ("run", "create"):

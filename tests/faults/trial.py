@@ -6,6 +6,7 @@ import concurrent.futures
 import json
 import os
 import queue
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +25,7 @@ traced_here = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the tra
 
 WORKERS = 3
 Call = tuple[str, str]
+BARE = re.compile(r'msg="([a-z]+ failed: |runc [a-z]+ failed: )?[^ :]+( [^ :]+){0,3}"')  # an errno's words alone
 SETTLE = 3.0  # seconds that processes get to notice that their runtime is gone, and the kernel to take them down
 
 
@@ -98,6 +100,8 @@ def complaints(result: Result, statuses: Sequence[int] = (1,)) -> list[str]:
         wrong.append(f"{len(errors)} lines of error")
     if "Traceback" in result.output or "internal error" in result.output or 'File "' in result.output:
         wrong.append("a failure of ours and not of the system")
+    if any(BARE.search(line) for line in errors):
+        wrong.append("says nothing about what failed")
     if [line for line in lines if "level=" not in line]:
         wrong.append("lines that are no log lines")
     return [f"{', '.join(wrong)}: {result.stderr.strip()[:500]!r}"] if wrong else []
@@ -178,7 +182,7 @@ def each(room: Room, faults: Sequence[Fault], attempt: Callable[[Room, Fault], l
     def one(fault: Fault) -> list[str]:
         here = rooms.get()
         try:
-            return [f"{fault}: {thing}" for thing in attempt(here, fault)]
+            return [f"{fault} {here.traced.hit}: {thing}" for thing in attempt(here, fault)]
         except Exception as error:
             return [f"{fault}: {error!r}"]
         finally:
