@@ -333,7 +333,7 @@ class Joined:
             key = name if name in self.subs else "name=" + name
             if key not in self.subs or (colon and self.base.version == 2):
                 known = ", ".join(sorted(filter(None, self.subs))) or "none: cgroup v2 has one tree, give just a path"
-                raise RuntimeFailure(f"--cgroup {text}: unknown controller {name or '(none)'} (controllers here: {known})")
+                raise RuntimeFailure(f"--cgroup {text}: unknown controller {name or '-'} (controllers here: {known})")
             self.subs[key] = path.strip("/")
         return self
 

@@ -215,6 +215,11 @@ def main(argv: list[str], refused: RuntimeFailure | None = None) -> int:
             dry = options.given("dry-run") and options.on("dry-run")
             if refused is not None and verb.name in SEALED_VERBS and not dry:
                 raise refused
+            if log.debugging() and verb.name in SEALED_VERBS and not dry:
+                settings.context()
+                from pyruntime.container import narrate
+
+                narrate.sealed()
             return verb.run(settings, options)
         except UsageError as error:
             log.error(str(error))

@@ -274,6 +274,10 @@ class _Exec(Child):
             from pyruntime.plan.scheduling import SetAffinity
 
             self.cpus = SetAffinity(affinity["initial"], "process.execCPUAffinity.initial")
+            if report.debugging:
+                from pyruntime.container import narrate
+
+                narrate.affinity(affinity["initial"])
         steps += attributes.before_start
         extra = self.listener.connection if self.listener else -1
         steps += [life.FindProgram(self.command), life.CloseDescriptors(options.preserve_fds, extra)]
@@ -310,6 +314,10 @@ class _Exec(Child):
         init.freeze_memory()
         pid = self._clone_inside(theirs, ours) if self.userns else self._clone(theirs, ours)
         self.adopt(pid, theirs, ours)
+        if report.debugging:
+            from pyruntime.container import narrate
+
+            narrate.cloned(pid, "join the container's namespaces", self.steps)
         posix.close(self.init[0])
         if self.listener is not None:
             self.listener.close()
@@ -334,6 +342,10 @@ class _Exec(Child):
         message = self.receive()
         if message[:1] != life.READY:
             raise self.failure(message)
+        if report.debugging:
+            from pyruntime.container import narrate
+
+            narrate.about_to_exec(self.command.name if self.command else b"")
 
     def _agent_state(self) -> bytes:
         if self.listener is None:

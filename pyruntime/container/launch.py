@@ -72,14 +72,18 @@ class Launch(Child):
             if self.notify:
                 posix.mkdir(notify_directory(directory), 0o755)
             if gated:
-                posix.mkfifo(f"{directory}/{store.START}", 0o600)
+                store.make_fifo(f"{directory}/{store.START}")
                 if self.record.data["startHooks"]:
-                    posix.mkfifo(f"{directory}/{store.RESULT}", 0o600)
+                    store.make_fifo(f"{directory}/{store.RESULT}")
                     self.place.result = posix.open(f"{directory}/{store.RESULT}", posix.O_RDWR | posix.O_CLOEXEC)
                 self.place.gate = posix.open(f"{directory}/{store.START}", posix.O_RDWR | posix.O_CLOEXEC)
+            if report.debugging:
+                narrate().host_steps(self.plan.host)
             for step in self.plan.host:
                 self._host(step)
             self._clone()
+            if report.debugging:
+                narrate().cloned(self.pid, self.plan.namespaces.describe(), self.steps)
             self._release_sources()
             self.record.data["pid"] = self.pid
             self.record.data["started"] = self._start_time()
@@ -87,6 +91,8 @@ class Launch(Child):
             self.record.save()
             self._prepare()
             self._until_ready()
+            if report.debugging:
+                narrate().created()
             self.cgroup_ready()
             self.hold_interruptions()  # created is created: what is left to do takes no time
         except BaseException:
@@ -140,7 +146,8 @@ class Launch(Child):
 
                 resctrl.remove(self.record.data["intelRdt"], failed=True)
         except (OSError, RuntimeFailure) as error:
-            report.warn(f"cannot clean up after the failed create: {error}")
+            said = words(error.errno or 0, error) if isinstance(error, OSError) else str(error)
+            report.warn(f"cannot clean up after the failed create: {said}")
         self._run_poststop()
         if self.record is not None:
             try:
@@ -359,6 +366,10 @@ class Launch(Child):
         try:
             while text:
                 text = text[posix.write(descriptor, text) :]
+        except OSError as error:
+            raise RuntimeFailure(
+                f"cannot write {self.record.directory}/{store.CONFIG}: {words(error.errno or 0)}"
+            ) from None
         finally:
             posix.close(descriptor)
 
@@ -423,6 +434,13 @@ class Launch(Child):
                 p.close_from(3)
                 _, status = posix.waitpid(child, 0)
                 posix._exit(posix.waitstatus_to_exitcode(status) & 0xFF)
+
+
+def narrate() -> Any:
+    """The words of `--debug`, which nobody else has to load."""
+    from pyruntime.container import narrate as words
+
+    return words
 
 
 def notify_directory(container: str) -> str:

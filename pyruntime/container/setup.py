@@ -120,6 +120,9 @@ def in_user_namespace() -> bool:
         return False
     try:
         return posix.read(descriptor, 4096).split() != [b"0", b"0", b"4294967295"]
+    except OSError as error:
+        error.filename = "/proc/self/uid_map"
+        raise
     finally:
         posix.close(descriptor)
 
@@ -230,6 +233,10 @@ def _seccomp(context: Context, spec: Spec, settings: build.Settings) -> None:
         return
     for warning in compiled.warnings:
         report.warn(warning)
+    if report.debugging:
+        from pyruntime.container import narrate
+
+        narrate.seccomp(compiled.flags)
     if compiled.notify:
         from pyruntime.plan.seccomp_listener import Listener, listener_path
 

@@ -64,6 +64,10 @@ class Command:
         self.name = _raw(args[0], "process.args[0]")
         self.arguments = Vector([_raw(word, f"process.args[{number}]") for number, word in enumerate(args)])
         variables = [_raw(entry, f"process.env[{number}]") for number, entry in enumerate(process.get("env") or [])]
+        for number, entry in enumerate(variables):
+            if entry.find(b"=") < 1:
+                why = "name cannot be empty" if entry[:1] == b"=" else "missing '='"
+                raise SpecError(f"process.env[{number}]", f"invalid environment variable: {why}")
         variables += [entry.encode() for entry in extra_env or []]
         self.strings = _without_duplicates(variables)
         self.home = not any(entry[:5] == b"HOME=" and len(entry) > 5 for entry in self.strings)
