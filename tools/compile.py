@@ -92,13 +92,37 @@ def closure(package: Path, module: str, seen: dict[str, ast.Module]) -> None:
     seen.setdefault(module, tree)
 
 
-def without_docstrings(tree: ast.Module) -> ast.Module:
-    """Nothing reads them at run time, and they are a tenth of what has to be loaded."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            body = [one for one in node.body if not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))]
-            node.body = body or [ast.Pass()]
-    return ast.fix_missing_locations(tree)
+class ForMachines(ast.NodeTransformer):
+    """Takes out what only people, type checkers and documentation read: a fifth of what would have to be loaded."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        self.generic_visit(node)
+        return node.orelse if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING" else node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        if node.value is None:
+            return None
+        return ast.copy_location(ast.Assign([node.target], node.value), node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        return self._without_docstring(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        return self._without_docstring(node)
+
+    def visit_Module(self, node: ast.Module) -> ast.AST:
+        return self._without_docstring(node)
+
+    def _without_docstring(self, node: ast.FunctionDef | ast.ClassDef | ast.Module) -> ast.AST:
+        self.generic_visit(node)
+        body = [one for one in node.body if not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))]
+        node.body = body if body or isinstance(node, ast.Module) else [ast.Pass()]
+        return node
 
 
 def image(package: Path, with_times: bool) -> bytes:
@@ -141,7 +165,7 @@ def image(package: Path, with_times: bool) -> bytes:
 def entry_of(package: Path, module: str, tree: ast.Module, with_times: bool) -> tuple[object, ...]:
     path = source(package, module)
     status = path.stat()
-    code = compile(without_docstrings(tree), str(path), "exec", dont_inherit=True)
+    code = compile(ast.fix_missing_locations(ForMachines().visit(tree)), str(path), "exec", dont_inherit=True)
     time = status.st_mtime_ns if with_times else 0
     return module, path.name == "__init__.py", str(path.relative_to(package)), time, status.st_size, code
 

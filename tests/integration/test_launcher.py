@@ -261,7 +261,7 @@ def test_the_helper_is_reaped_before_the_program_runs(
     run: list[str | Path] = [*runtime, "run", "-b", bundle(["sleep", "100"]).path, "reaped"]
     process = subprocess.Popen(run, stdin=subprocess.DEVNULL)
     try:
-        state = [*runtime, "state", "reaped"]
+        state: list[str | Path] = [*runtime, "state", "reaped"]
         wait_for(lambda: b'"running"' in subprocess.run(state, capture_output=True, check=False).stdout, "the program")
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         assert len(children) == 1
