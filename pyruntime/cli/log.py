@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LEVELS = {"error": 0, "warning": 1, "info": 2, "debug": 3}
 
 STDERR = 2
+ERROR_LENGTH = 3000  # characters; the reason stands at the end, where it is kept
 
 # Descriptors below this one may be wanted by the container (--preserve-fds): the log file must not sit there.
 HIGH_DESCRIPTOR = 1000
@@ -108,6 +109,8 @@ def _move_up(descriptor: int) -> int:
 
 def error(message: str) -> None:
     """Log the one error a verb ends with. It always reaches standard error too."""
+    if len(message) > ERROR_LENGTH:  # a name in it is as long as somebody liked
+        message = f"{message[: ERROR_LENGTH - 500]} [...] {message[-500:]}"
     _log("error", message, 2)
     if _descriptor >= 0:
         _write(STDERR, printable(message) + "\n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import posix
 from _struct import pack
+from errno import EINVAL
 
 from pyruntime.kernel.libc import NR, syscall
 from pyruntime.kernel.paths import RESOLVE_IN_ROOT, openat2
@@ -191,6 +192,13 @@ def mount_over(
     """
     words = []
     for name, value in options:
+        splits = b'"' if name == b"context" else b","
+        if splits in name + (value or b"").replace(b"\\,", b""):
+            # In one text with the others it would end the option, and what follows would be one of its own
+            # (CVE-2024-9407). Overlayfs understands a comma with a backslash.
+            failure = FilesystemError(EINVAL, posix.strerror(EINVAL))
+            failure.detail = b"the option " + name + b" holds a comma or a quote, which would split it"
+            raise failure
         if name == b"context" and value is not None:
             words.append(name + b'="' + value + b'"')  # its categories are separated by commas
         elif name not in (b"ro", b"rw"):

@@ -138,7 +138,7 @@ def test_exec_into_a_false_proc(container: Make, tmp_path: Path, protected: bool
     one = container(["sh", "-c", script], change)
     one.run("--detach").ok()
     false = one.proc("root") / "proc" / "self"
-    wait_for(lambda: (false / "ready").exists(), "the container to be hostile")
+    wait_for((false / "ready").exists, "the container to be hostile")
     pid_file = tmp_path / "pid"
     one.runtime("exec", "--detach", "--pid-file", pid_file, one.id, "sleep", "1000").ok()
     real = Path("/proc", pid_file.read_text(), "oom_score_adj").read_text()

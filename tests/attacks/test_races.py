@@ -211,7 +211,7 @@ def pts(config: Config) -> None:
     """
     def _attach(root, slave):
         dev = open_in_root(root, b"/dev", O_PATH | O_DIRECTORY)
-        target = posix.open(b"console", posix.O_CREAT | posix.O_RDWR | posix.O_TRUNC | posix.O_CLOEXEC, 0o666, dir_fd=dev)
+        target = posix.open(b"console", posix.O_CREAT | posix.O_RDWR | posix.O_TRUNC, 0o666, dir_fd=dev)
         m.attach(m.clone_tree(slave), target)
     OpenTerminal._attach = staticmethod(_attach)
     """,

@@ -12,6 +12,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+
 from support.runtime import REPOSITORY
 
 Change = tuple[str, str]

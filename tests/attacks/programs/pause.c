@@ -1,0 +1,8 @@
+/* A program that does nothing for as long as it is let. */
+#include <unistd.h>
+
+int main(void)
+{
+    for (;;)
+        pause();
+}
