@@ -36,7 +36,7 @@ def source(tmp_path: Path, host_mounts: HostMounts) -> Path:
 
 
 def run(container: Make, args: list[str], *changes: Any) -> str:
-    """The output of a container. Its root may not make the mount point, as the root file system is the host's root's."""
+    """The output of a container. Its root may not make the mount point: the root file system is not its own."""
     one = container(args, *changes)
     (one.bundle.rootfs / "mnt").mkdir()
     return one.run().ok().stdout
