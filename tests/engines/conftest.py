@@ -12,15 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engines.engine import hide_controllers_of_version_2, make_archive, need, release, unmounted_hierarchies
+from engines.engine import call, hide_controllers_of_version_2, make_archive, need, release, unmounted_hierarchies
 from engines.kubelet import PLUGINS, Kubelet, handlers
 from support.runtime import AUDITED, find
 
 
 @pytest.fixture(scope="session")
 def engine_directory(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A short path, since the engines put Unix sockets below it (108 bytes), on the disk, since overlays need one."""
-    path = Path(tempfile.mkdtemp(prefix="engine-", dir="/var/tmp"))
+    """A short path, since the engines put Unix sockets below it (108 bytes), and not on an overlay: they mount some."""
+    overlay = call("stat", "--file-system", "--format", "%T", "/var/tmp").ok().stdout == "overlayfs\n"
+    path = Path(tempfile.mkdtemp(prefix="engine-", dir="/tmp" if overlay else "/var/tmp"))
     path.chmod(0o755)
     try:
         if any(Path(name).name == "crun" for name in request.config.getoption("--runtime")):
