@@ -9,6 +9,7 @@ import posix
 from errno import EBUSY, EINVAL, ENOENT
 from time import sleep
 
+from pyruntime.cgroups.frozen import is_frozen
 from pyruntime.cgroups.host import UNIFIED
 from pyruntime.cgroups.manager import FORBIDDEN, Manager
 from pyruntime.errors import RuntimeFailure
@@ -103,7 +104,10 @@ class V1(Manager):
                     if error.errno in FORBIDDEN and self.rootless and not self.explicit:
                         self._drop(directory)
                         continue
-                    raise RuntimeFailure(f"cannot make cgroup {directory}: {error.strerror}{_why(error)}") from error
+                    raise RuntimeFailure(
+                        f"unable to apply cgroup configuration: cannot make cgroup {directory}: "
+                        f"{(error.strerror or '').lower()}{_why(error)}"
+                    ) from error
             if "freezer" in self.paths:
                 self._refuse_frozen(self.paths["freezer"])
             self._write(self._limits().early)
@@ -290,25 +294,7 @@ class V1(Manager):
             raise RuntimeFailure(f"cannot thaw {directory}: {error.strerror}") from error
 
     def frozen(self) -> bool:
-        directory = self.paths.get("freezer")
-        if directory is None:
-            return False
-        for _ in range(SETTLING):
-            try:
-                state = cgroupfs.read(None, directory + "/freezer.state")
-                if state == b"THAWED\n":
-                    return False
-                # FROZEN may come from a cgroup above; this file says whether it was asked for here. FREEZING will
-                # soon be one or the other, but for a process that waits for a device or a frozen file system.
-                if state == b"FROZEN\n":
-                    break
-            except OSError:
-                return False
-            sleep(0.001)
-        try:
-            return cgroupfs.read(None, directory + "/freezer.self_freezing") == b"1\n"
-        except OSError:
-            return False
+        return is_frozen(self.paths)
 
     def kill(self, signal: int) -> None:
         self._signal_each(signal)

@@ -9,6 +9,7 @@ import posix
 import select
 from errno import EBUSY, ENOENT
 
+from pyruntime.cgroups.frozen import is_frozen
 from pyruntime.cgroups.host import UNIFIED
 from pyruntime.cgroups.manager import FORBIDDEN, SIGKILL, Manager
 from pyruntime.errors import RuntimeFailure
@@ -107,7 +108,10 @@ class V2(Manager):
                 self._enable(path, made)
             except OSError as error:
                 if error.errno not in FORBIDDEN or not self.rootless or self.explicit:
-                    raise RuntimeFailure(f"cannot make cgroup {path}: {error.strerror}") from error
+                    raise RuntimeFailure(
+                        f"unable to apply cgroup configuration: cannot make cgroup {path}: "
+                        f"{(error.strerror or '').lower()}"
+                    ) from error
                 needed = self._limits().controllers()
                 if needed:
                     raise RuntimeFailure(
@@ -339,10 +343,7 @@ class V2(Manager):
         raise RuntimeFailure(f"unable to {verb} {self.path} within {FREEZE_SECONDS} s")
 
     def frozen(self) -> bool:
-        try:
-            return bool(self.path) and cgroupfs.read(None, self.path + "/cgroup.freeze") == b"1\n"
-        except OSError:
-            return False
+        return is_frozen({UNIFIED: self.path})
 
     def kill(self, signal: int) -> None:
         if not self.path:

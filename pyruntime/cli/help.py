@@ -28,9 +28,9 @@ def all_verbs() -> list[Verb]:
     return [verb for verb in verbs if not verb.hidden]
 
 
-def usage(verb: Verb) -> str:
-    """The one line that says how a verb is called."""
-    parts = [PROGRAM, verb.name, "[options]", verb.arguments]
+def usage(verb: Verb, program: str = PROGRAM) -> str:
+    """The one line that says how a verb is called; `program` is the name we go by, a link may have given us another."""
+    parts = [program, verb.name, "[options]", verb.arguments]
     return " ".join(part for part in parts if part)
 
 
@@ -60,10 +60,10 @@ def visible(flags: tuple[Flag, ...]) -> list[Flag]:
     return [*(flag for flag in flags if not flag.hidden), HELP]
 
 
-def verb_help(verb: Verb) -> str:
+def verb_help(verb: Verb, program: str = PROGRAM) -> str:
     parts = [
-        _section("NAME", [f"{PROGRAM} {verb.name} - {verb.summary}"]),
-        _section("USAGE", [usage(verb)]),
+        _section("NAME", [f"{program} {verb.name} - {verb.summary}"]),
+        _section("USAGE", [usage(verb, program)]),
     ]
     if verb.about:
         parts.append(_section("DESCRIPTION", verb.about.split("\n\n")))
@@ -72,10 +72,10 @@ def verb_help(verb: Verb) -> str:
     return "\n".join(parts)
 
 
-def program_help() -> str:
+def program_help(program: str = PROGRAM) -> str:
     parts = [
-        _section("NAME", [f"{PROGRAM} - Open Container Initiative runtime"]),
-        _section("USAGE", [f"{PROGRAM} [global options] command [options] [arguments...]"]),
+        _section("NAME", [f"{program} - Open Container Initiative runtime"]),
+        _section("USAGE", [f"{program} [global options] command [options] [arguments...]"]),
         _section("DESCRIPTION", ABOUT.split("\n\n")),
         "COMMANDS:\n"
         + _table([*((verb.name, verb.summary) for verb in all_verbs()), ("help", "show the help of a command")]),

@@ -196,10 +196,10 @@ def main(argv: list[str], refused: RuntimeFailure | None = None) -> int:
             if options.on("version") or options.on("V"):
                 from pyruntime.cli import version
 
-                output.write(version.text())
+                output.write(version.text(program))
                 return 0
             if options.on("help") or not words or words[0] in ("help", "h"):
-                return _help(words[1:])
+                return _help(program, words[1:])
             level = "debug" if options.on("debug") else options.text_or_none("log-level")
             log.configure(options.text("log"), options.text("log-format"), level)
             settings = Settings(program, options)
@@ -208,7 +208,7 @@ def main(argv: list[str], refused: RuntimeFailure | None = None) -> int:
             verb = load_verb(words[0])
             options = parse(words[1:], verb.flags, verb.options_first)
             if options.on("help"):
-                return _help([verb.name])
+                return _help(program, [verb.name])
             verb.check_arguments(program, len(options.arguments))
             prefix = PREFIXES.get(verb.name, "")
             failed = EXEC_FAILED if verb.name == "exec" else FAILED
@@ -223,7 +223,7 @@ def main(argv: list[str], refused: RuntimeFailure | None = None) -> int:
             return verb.run(settings, options)
         except UsageError as error:
             log.error(str(error))
-            _show_usage(error.complaint, verb)
+            _show_usage(program, error.complaint, verb)
             return FAILED
         except RuntimeFailure as error:
             log.error(prefix + str(error))
@@ -233,6 +233,9 @@ def main(argv: list[str], refused: RuntimeFailure | None = None) -> int:
             place = f"{_path(error.filename)}: " if error.filename is not None else ""
             log.error(f"{prefix}{place}{log.reason(error)}")
             _explain(error)
+            return failed
+        except MemoryError:
+            log.error(f"{prefix}out of memory: the runtime itself gets no more (RLIMIT_AS, or the limit of its cgroup)")
             return failed
     except output.OutputClosed:
         return FAILED
@@ -265,13 +268,13 @@ def _profile(path: str) -> None:
         raise RuntimeFailure(f"--profile {path}: {log.reason(error)}") from None
 
 
-def _help(words: list[str]) -> int:
+def _help(program: str, words: list[str]) -> int:
     from pyruntime.cli import help
 
     if not words:
-        output.write(help.program_help())
+        output.write(help.program_help(program))
     elif words[0] in VERBS:
-        output.write(help.verb_help(load_verb(words[0])))
+        output.write(help.verb_help(load_verb(words[0]), program))
     else:
         return _unknown(words[0])
     return 0
@@ -282,12 +285,12 @@ def _unknown(word: str) -> int:
     return UNKNOWN_VERB
 
 
-def _show_usage(complaint: str, verb: Verb | None) -> None:
+def _show_usage(program: str, complaint: str, verb: Verb | None) -> None:
     from pyruntime.cli import help
 
     try:
         output.write(f"Incorrect Usage{log.printable(complaint)}\n\n")
-        output.write(help.verb_help(verb) if verb else help.program_help())
+        output.write(help.verb_help(verb, program) if verb else help.program_help(program))
     except (RuntimeFailure, output.OutputClosed):
         pass  # the error is logged, and that was the point
 

@@ -130,9 +130,7 @@ class Launch(Child):
         """Remove every trace. Must not fail: what cannot be removed is reported and left to `delete --force`."""
         ignore_interruptions()
         self.end()
-        if self.place.gate >= 0:
-            posix.close(self.place.gate)
-            self.place.gate = -1
+        self._close()  # first: removing files takes descriptors, and their want may be why we are here
         try:
             if self.has_cgroup:
                 try:
@@ -154,6 +152,15 @@ class Launch(Child):
                 self.record.remove()
             except OSError as error:
                 report.warn(f"cannot remove {self.record.directory}: {error.strerror}")
+
+    def _close(self) -> None:
+        self._release_sources()
+        if self.channel is not None:
+            self.channel.close()
+        for descriptor in (self.place.gate, self.place.result, self.pidfd):
+            if descriptor >= 0:
+                posix.close(descriptor)
+        self.place.gate = self.place.result = self.pidfd = -1
 
     def _run_poststop(self) -> None:
         """The spec wants the poststop hooks after a failed hook as well: "proceed to the destroy steps"."""
@@ -288,6 +295,7 @@ class Launch(Child):
         if self.plan.open_namespaces is not None:
             for descriptor in self.plan.open_namespaces.descriptors.values():
                 posix.close(descriptor)
+            self.plan.open_namespaces.descriptors.clear()
 
     def _map(self, pid: int) -> None:
         linux: Any = self.spec.get("linux") or {}
@@ -314,6 +322,11 @@ class Launch(Child):
         self.cgroup.apply()
         for warning in self.cgroup.warnings:
             report.warn(warning)
+        if not self.cgroup.paths and self.cgroup.rootless and not self.plan.namespaces.new & p.CLONE_NEWPID:
+            report.warn(
+                "a rootless container with no cgroup and no private pid namespace: Such configuration is strongly "
+                "discouraged, as it is impossible to end all of its processes"
+            )
         if process is not None and process.limits:
             raise_hard_limits(self.pid, process.limits)
         self._move_network_devices()

@@ -72,7 +72,8 @@ class Options:
 
     __slots__ = (
         "add", "atime", "bind", "clear", "copy_symlink", "copy_up", "data", "dest_nofollow", "flags", "idmap",
-        "idmap_text", "propagation", "recursive", "recursive_add", "recursive_clear", "remount", "src_nofollow", "superblock",
+        "idmap_text", "propagation", "recursive", "recursive_add", "recursive_clear", "remount", "src_nofollow",
+        "superblock",
     )  # fmt: skip
 
     def __init__(self, words: list[str]) -> None:

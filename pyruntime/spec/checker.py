@@ -24,6 +24,7 @@ OBJECT = 5  # (nodes by property, names of required properties)
 MAP = 6  # (node of the values, node of the names or None)
 ANY = 7
 
+NAME_LIMIT = 100  # no property has a longer name, and a hostile one can have any
 LIMIT = 1000
 """So many problems are enough for anybody; a hostile document could have millions."""
 
@@ -38,6 +39,8 @@ def check(node: Node, value: object, path: str, found: list[SpecError]) -> None:
             _expected(_NAMES[kind], value, path, found)
             return
         properties = node[1]
+        if not properties.keys() >= value.keys():
+            _adopt(properties, value)
         for name, item in value.items():
             inner = properties.get(name)
             if inner is not None:
@@ -66,6 +69,25 @@ def check(node: Node, value: object, path: str, found: list[SpecError]) -> None:
             _expected("true or false", value, path, found)
     elif kind == MAP:
         _check_map(node, value, path, found)
+
+
+def _adopt(properties: dict[str, Node], value: dict[str, Any]) -> None:
+    """Give properties that are written with other capitals (`CPU`, `Cpus`) their right names, in place.
+
+    Every runtime written in Go reads them so, because encoding/json does. What is there under both names is merged.
+    """
+    right = {name.lower(): name for name in properties}
+    for name in list(value):
+        known = right.get(name.lower()) if len(name) < NAME_LIMIT and name not in properties else None
+        if known is None:
+            continue
+        item = value.pop(name)
+        drop_nulls(properties[known], item)
+        there = value.get(known)
+        if type(there) is dict and type(item) is dict:
+            there.update(item)
+        elif item is not None:
+            value[known] = item
 
 
 def _check_array(node: Node, value: object, path: str, found: list[SpecError]) -> None:

@@ -105,3 +105,40 @@ def test_limits_are_refused_where_they_cannot_be_set(user: User) -> None:
     (user.bundle / "config.json").write_text(json.dumps(config))
     result = user("run", "mine")
     assert result.returncode == 1 and "pids" in result.stdout
+
+
+def test_a_cgroup_path_that_may_not_be_made(user: User) -> None:
+    config = user.config(["true"])
+    config["linux"]["cgroupsPath"] = "/pyruntime-of-nobody/x"
+    (user.bundle / "config.json").write_text(json.dumps(config))
+    done = user("run", "web")
+    assert done.returncode == 1
+    assert "unable to apply cgroup configuration: " in done.stdout
+    assert "permission denied" in done.stdout
+
+
+def test_limits_without_a_cgroup(user: User) -> None:
+    config = user.config(["true"])
+    config["linux"]["resources"] = {"pids": {"limit": 100}}
+    (user.bundle / "config.json").write_text(json.dumps(config))
+    done = user("run", "web")
+    assert done.returncode == 1
+    assert (
+        "rootless needs no limits + no cgrouppath when no permission is granted for cgroups" in done.stdout
+        or "cannot set pids limit: container could not join or create cgroup" in done.stdout
+    )
+
+
+def test_the_hosts_processes_in_sight(user: User) -> None:
+    """No cgroup and no pid namespace: nothing could end what the container leaves behind, so there is a warning."""
+    config = user.config(["true"])
+    config["linux"]["namespaces"] = [one for one in config["linux"]["namespaces"] if one["type"] != "pid"]
+    config["mounts"] = [one for one in config["mounts"] if one.get("type") != "proc"]
+    config["mounts"].insert(
+        0,
+        {"destination": "/proc", "type": "none", "source": "/proc", "options": ["rbind", "nosuid", "nodev", "noexec"]},
+    )
+    (user.bundle / "config.json").write_text(json.dumps(config))
+    done = user("run", "web")
+    assert done.returncode == 0, done.stdout
+    assert "Such configuration is strongly discouraged" in done.stdout

@@ -296,3 +296,19 @@ def test_a_reader_that_leaves_early() -> None:
         os.close(write)
     assert done.stderr == b""
     assert done.returncode in (1, -13)
+
+
+def test_what_a_checkout_stands_on(tmp_path: Path) -> None:
+    from pyruntime.cli import version
+
+    assert version.commit(tmp_path) == f"v{pyruntime.VERSION}"
+    git = tmp_path / ".git"
+    (git / "refs/heads").mkdir(parents=True)
+    (git / "HEAD").write_text("a" * 40 + "\n")
+    assert version.commit(tmp_path) == "a" * 40
+    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    assert version.commit(tmp_path) == f"v{pyruntime.VERSION}"
+    (git / "packed-refs").write_text(f"# pack-refs\n{'b' * 40} refs/heads/main\n")
+    assert version.commit(tmp_path) == "b" * 40
+    (git / "refs/heads/main").write_text("c" * 40 + "\n")
+    assert version.commit(tmp_path) == "c" * 40

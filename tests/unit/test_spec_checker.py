@@ -265,6 +265,22 @@ def test_nulls_that_stand_for_a_value_stay() -> None:
     assert document == expected
 
 
+def test_names_in_other_capitals() -> None:
+    """As encoding/json of Go reads them, which other runtimes are written with."""
+    document: Any = {
+        **configs.minimal(),
+        "Linux": {"resources": {"cpu": {"shares": 5}, "CPU": {"Cpus": "0", "MEMS": None}}},
+    }
+    found: list[SpecError] = []
+    checker.check(table.CONFIG, document, "", found)
+    assert not found
+    assert document["linux"] == {"resources": {"cpu": {"shares": 5, "cpus": "0"}}}
+    document = {**configs.minimal(), "LINUX": {"resources": {"CPU": {"cpus": 1}}}, "x" * 1000: 1, "Vendor": 1}
+    checker.check(table.CONFIG, document, "", found)
+    assert [str(one) for one in found] == ["linux.resources.cpu.cpus: expected a string, got 1"]
+    assert "Vendor" in document
+
+
 def test_names_are_those_of_the_schemas() -> None:
     linux: Any = table.LINUX[1]
     config: Any = table.CONFIG[1]

@@ -131,7 +131,7 @@ def test_a_name_that_the_kernel_refuses(place: Place) -> None:
         place.plan(path="/" + "x" * 256)
     one = place.plan(sub="/cgroup.procs/x")
     place.made()
-    with pytest.raises(RuntimeFailure, match=r"cannot make cgroup .*/cgroup.procs/x: Not a directory"):
+    with pytest.raises(RuntimeFailure, match=r"cannot make cgroup .*/cgroup.procs/x: not a directory"):
         one.create()
 
 
