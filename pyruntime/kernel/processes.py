@@ -50,7 +50,11 @@ def clone(flags: int, cgroup: int = -1) -> int:
     if cgroup >= 0:
         flags |= CLONE_INTO_CGROUP
     # struct clone_args: flags pidfd child_tid parent_tid exit_signal stack stack_size tls set_tid set_tid_size cgroup
-    return syscall(_CLONE3, pack("11Q", flags, 0, 0, 0, signal, 0, 0, 0, 0, 0, max(cgroup, 0)), 88)
+    try:
+        return syscall(_CLONE3, pack("11Q", flags, 0, 0, 0, signal, 0, 0, 0, 0, 0, max(cgroup, 0)), 88)
+    except BlockingIOError as error:  # EAGAIN
+        error.filename = "clone3 (the pids.max of a cgroup or RLIMIT_NPROC is reached)"
+        raise
 
 
 def setns(descriptor: int, kinds: int) -> None:
