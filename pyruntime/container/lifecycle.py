@@ -174,10 +174,9 @@ def _open_gate(record: store.Record) -> None:
     """Write the byte the init waits for, and wait until the program is executed: then the FIFO loses its reader."""
     import select
 
-    try:
-        gate = posix.open(f"{record.directory}/{store.START}", posix.O_WRONLY | posix.O_NONBLOCK | posix.O_CLOEXEC)
-    except OSError:
-        raise RuntimeFailure("cannot start a container that has stopped") from None
+    gate = record.open_gate()
+    if gate < 0:
+        raise RuntimeFailure("cannot start a container that has stopped")
     try:
         posix.write(gate, b"s")
         poll = select.poll()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from pyruntime.cgroups.manager import Manager
 
+S_IFMT, S_IFIFO = 0o170000, 0o010000
+
 STATE = "state.json"
 CONFIG = "config.json"
 START = "exec.fifo"  # the name that other runtimes give it, and that searches for leaked descriptors know
@@ -97,14 +99,32 @@ class Record:
         return (PAUSED if self._frozen() else RUNNING), pid
 
     def waits_for_start(self) -> bool:
-        """Whether the init still reads the start FIFO."""
+        """Whether the init still reads the start FIFO. What is not that FIFO is read by nobody."""
         try:
-            posix.close(posix.open(f"{self.directory}/{START}", posix.O_WRONLY | posix.O_NONBLOCK | posix.O_CLOEXEC))
+            gate = self.open_gate()
+        except RuntimeFailure:
+            return False  # deleting must be possible
+        if gate < 0:
+            return False
+        posix.close(gate)
+        return True
+
+    def open_gate(self) -> int:
+        """The start FIFO for writing, or -1 when the init reads it no more.
+
+        Raises RuntimeFailure when something else has taken its place: what is written to it must not end up elsewhere.
+        """
+        path = f"{self.directory}/{START}"
+        try:
+            gate = posix.open(path, posix.O_WRONLY | posix.O_NONBLOCK | posix.O_NOFOLLOW | posix.O_CLOEXEC)
         except OSError as error:
             if error.errno == ENXIO or isinstance(error, FileNotFoundError):
-                return False
-            raise
-        return True
+                return -1
+            raise RuntimeFailure(f"cannot open {path}: {(error.strerror or '').lower()}") from None
+        if posix.fstat(gate).st_mode & S_IFMT != S_IFIFO:
+            posix.close(gate)
+            raise RuntimeFailure(f"{path} is not the FIFO that create has made: delete --force removes the container")
+        return gate
 
     def _frozen(self) -> bool:
         if not self.data["cgroup"].get("paths"):
