@@ -39,6 +39,7 @@ TIOCSCTTY = 0x540E
 CONSOLE_MAJOR = 5
 NULL_DEVICE = posix.makedev(1, 3)
 PTMX_INODE = 2  # in every devpts
+PROC_ROOT_INODE = 1  # PROC_ROOT_INO of the kernel
 S_IFMT, S_IFCHR = 0o170000, 0o020000
 
 _IOCTL = NR["ioctl"]
@@ -139,9 +140,10 @@ class OpenProcfs(Step):
             place.proc = m.new_filesystem(b"proc", options)
         except PermissionError:
             # A user namespace may only mount procfs where an unmasked one is in sight, or the pid namespace is not
-            # its own. The caller's /proc is as good: we have not entered the container's root yet.
+            # its own. Then /proc must do: the caller's, and for exec the container's. It must be the root of a procfs,
+            # and who uses it crosses no mount and no magic link in it (kernel/lsm.py, plan/system.py).
             place.proc = posix.open(b"/proc", O_PATH | O_DIRECTORY | posix.O_CLOEXEC)
-            if filesystem_type(place.proc) != PROC_SUPER_MAGIC:
+            if filesystem_type(place.proc) != PROC_SUPER_MAGIC or posix.fstat(place.proc).st_ino != PROC_ROOT_INODE:
                 raise
 
 

@@ -6,6 +6,10 @@ integration/test_seal.py), CVE-2016-9962, CVE-2024-21626, CVE-2020-15257, CVE-20
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -44,6 +48,44 @@ def test_exec_of_the_interpreter(tmp_path: Path, container: Make, program: str, 
     assert (shared / "reached").exists(), "the attack did not come to its point: this test shows nothing"
     assert (shared / "written").exists() == installation.overwritten()
     assert installation.overwritten() is not installation.sealed
+
+
+NOBODY = 65534
+
+
+@pytest.mark.parametrize("sealed", ["sealed", "unsealed"])
+def test_interpreter_of_an_ordinary_user(container: Make, program: str, rootfs: Path, sealed: str) -> None:
+    """A rootless runtime in somebody's home directory: root of the container is the owner of that interpreter.
+
+    No overlay can be made without privileges, and the launcher leaves it to Python, which runs from a sealed memfd.
+    Without the seal (kernel/seal.py) the user's interpreter is overwritten.
+    """
+    if program not in (str(LAUNCHER), str(AUDITED)):
+        pytest.skip("attacks a copy of pyruntime")
+    home = Path(tempfile.mkdtemp(prefix="home-", dir="/var/tmp"))
+    try:
+        installation = Installation(home / "installation", sealed)
+        shared, bundle = home / "shared", home / "bundle"
+        bundle.mkdir()
+        evil_root(bundle / "rootfs", shared)
+        user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--inh-caps=-all"]
+        subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", home], check=True)
+        runtime = Runtime([*user, *installation.runtime.program], home / "state")
+        runtime("spec", "--rootless", "--bundle", bundle).ok()
+        config = json.loads((bundle / "config.json").read_text())
+        evil_change(config, shared, "admin")
+        config["mounts"][-2]["options"] = ["rbind", "ro"]  # an ordinary user may not leave out what lies below
+        config["process"].update(terminal=False, args=["/proc/self/exe", "-c", EVIL])
+        (bundle / "config.json").write_text(json.dumps(config))
+        runtime("run", "--detach", "--bundle", bundle, "attacker", cwd=bundle).ok()
+        try:
+            wait_for((shared / "done").exists, "the end of the attack")
+        finally:
+            runtime("delete", "--force", "attacker")
+        assert (shared / "reached").exists(), "the attack did not come to its point: this test shows nothing"
+        assert installation.overwritten() is not installation.sealed
+    finally:
+        shutil.rmtree(home)
 
 
 def test_elf_file_interpreted_by_the_interpreter(

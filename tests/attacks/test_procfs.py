@@ -107,6 +107,43 @@ def test_writes_to_a_proc_that_is_not_ours(tmp_path: Path, what: str, weak: bool
     assert words == ["evil"] if weak else words[0] == "18" and words[1] != "evil", result  # 18: EXDEV
 
 
+FALL_BACK = """
+import posix, sys
+sys.path.insert(0, sys.argv[1])
+from pyruntime.plan import lifecycle
+from pyruntime.plan.step import Place
+def refused(*arguments):
+    raise PermissionError(1, "as in a user namespace")
+lifecycle.m.new_filesystem = refused
+if len(sys.argv) > 2:
+    lifecycle.PROC_ROOT_INODE = posix.stat("/proc").st_ino
+try:
+    lifecycle.OpenProcfs(False).apply(Place())
+except PermissionError:
+    print("refused")
+else:
+    print("taken")
+"""
+
+PLACES = {"procfs": "true", "a part of it": "mount --bind /proc/1 /proc", "a tmpfs": "mount -t tmpfs none /proc"}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_falling_back_on_what_is_at_proc(place: str) -> None:
+    """Where no procfs can be made, `exec` uses the container's /proc: only the root of a procfs, no part and no image.
+
+    Without the inode (plan/lifecycle.py: OpenProcfs) a part of it is taken, in which names mean something else.
+    """
+    results = []
+    for more in ("", " weak"):
+        script = f'{PLACES[place]}; exec /usr/bin/python3 -IS -c "$1" "$2"{more}'
+        command = ["unshare", "--mount", "sh", "-ec", script, "sh", FALL_BACK, str(REPOSITORY)]
+        results.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
+    assert results == {
+        "procfs": ["taken", "taken"], "a part of it": ["refused", "taken"], "a tmpfs": ["refused", "refused"]
+    }[place]  # fmt: skip
+
+
 @without(
     "container/execute.py",
     """
