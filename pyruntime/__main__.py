@@ -35,8 +35,7 @@ LIVING = ((CGROUPS,), (V1,), (V2,))
 NEW = ((CGROUPS, PROCESS, CREATE), (V1, V1_LIMITS), (V2, V2_LIMITS))
 NEEDS = {
     "create": NEW, "run": NEW, "exec": ((CGROUPS, PROCESS, EXEC), (V1,), (V2,)),
-    "delete": LIVING, "kill": LIVING, "list": LIVING, "pause": LIVING, "ps": LIVING, "resume": LIVING, "start": LIVING,
-    "state": LIVING,
+    "delete": LIVING, "kill": LIVING, "pause": LIVING, "ps": LIVING, "resume": LIVING,
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import posix
 from errno import EEXIST, ENOTEMPTY, ENXIO
 
+from pyruntime.cgroups.frozen import is_frozen
 from pyruntime.errors import RuntimeFailure
 from pyruntime.kernel.processes import start_time
 from pyruntime.spec import jsontext
@@ -127,9 +128,7 @@ class Record:
         return gate
 
     def _frozen(self) -> bool:
-        if not self.data["cgroup"].get("paths"):
-            return False
-        return self.cgroup().frozen()
+        return is_frozen(self.data["cgroup"].get("paths") or {})
 
     def describe(self) -> dict[str, Any]:
         """The state document. Runtime spec, "State"; the additional members are runc's."""

@@ -25,9 +25,9 @@ CHEAP = frozenset(
 VERBS = {
     "run": ({"cli", "spec", "plan", "cgroups", "container", "kernel"}, 77),
     "create": ({"cli", "spec", "plan", "cgroups", "container", "kernel"}, 77),
-    "start": ({"cli", "spec", "container", "kernel", "cgroups"}, 25),
-    "state": ({"cli", "spec", "container", "kernel", "cgroups"}, 25),
-    "kill": ({"cli", "spec", "container", "kernel", "cgroups"}, 25),
+    "start": ({"cli", "spec", "container", "kernel", "cgroups"}, 27),
+    "state": ({"cli", "spec", "container", "kernel", "cgroups"}, 27),
+    "kill": ({"cli", "spec", "container", "kernel", "cgroups"}, 27),
     "exec": ({"cli", "spec", "plan", "cgroups", "container", "kernel"}, 66),
     "delete": ({"cli", "spec", "container", "kernel", "cgroups", "plan"}, 40),
 }

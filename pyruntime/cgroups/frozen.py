@@ -1,0 +1,40 @@
+"""Whether a container is paused, for verbs that need nothing else of its cgroup. See cgroups(7), "freezer".
+
+A module of its own, because `state`, `start` and `list` ask this of each container and should not load a driver.
+"""
+
+from __future__ import annotations
+
+import posix
+from time import sleep
+
+
+def is_frozen(paths: dict[str, str]) -> bool:
+    """Whether the cgroup at `paths` (controller to directory, "" for cgroup2) was asked to be frozen itself.
+
+    That a cgroup above is frozen does not count: the container was not paused. A missing cgroup is not frozen.
+    """
+    try:
+        if list(paths) == [""]:
+            return bool(paths[""]) and _read(paths[""] + "/cgroup.freeze") == b"1\n"
+        directory = paths.get("freezer")
+        while directory:
+            state = _read(directory + "/freezer.state")
+            if state == b"THAWED\n":
+                return False
+            # FROZEN may come from a cgroup above; this file says whether it was asked for here. FREEZING will soon be
+            # one or the other.
+            if state == b"FROZEN\n":
+                return _read(directory + "/freezer.self_freezing") == b"1\n"
+            sleep(0.001)
+    except OSError:
+        pass
+    return False
+
+
+def _read(path: str) -> bytes:
+    file = posix.open(path, posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC)
+    try:
+        return posix.read(file, 64)
+    finally:
+        posix.close(file)
