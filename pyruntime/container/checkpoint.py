@@ -228,17 +228,21 @@ def _place(root: int, destination: str) -> str:
 
 
 def _cgroup_binds(cgroup: Any, config: Any) -> list[tuple[str, str, str]]:
-    """(key, destination, source) of the cgroup directories that a v1 container without cgroup namespace is shown."""
+    """(key, destination, source) of the cgroup directories that a container without cgroup namespace is shown.
+
+    They are binds of the host's mounts, also on v2: CRIU takes them for file systems of the container, and refuses the
+    one that gets mounts from the host (systemd makes all mounts shared)."""
     linux = config.get("linux") or {}
     if any(entry["type"] == "cgroup" for entry in linux.get("namespaces") or []):
         return []
     found = []
     for entry in config.get("mounts") or []:
-        if entry.get("type") not in ("cgroup", "cgroup2") or detect().unified:
+        if entry.get("type") not in ("cgroup", "cgroup2"):
             continue
         for one in setup.hierarchies(cgroup):
             name = os.fsdecode(one.name)
-            found.append((f"cgroup-{name}", f"{entry['destination']}/{name}", os.fsdecode(one.source)))
+            place = entry["destination"] if detect().unified else f"{entry['destination']}/{name}"
+            found.append((f"cgroup-{name}", place, os.fsdecode(one.source)))
     return found
 
 

@@ -197,4 +197,6 @@ def explain(log: str) -> str:
             lines = [line for line in file.read().split(b"\n") if b"Error" in line]
     except OSError:
         return ""
+    # "Dumping FAILED." and the like follow the reason.
+    lines = [line for line in lines if b" FAILED." not in line and b" failed with -" not in line] or lines
     return f": {lines[-1].decode('utf-8', 'replace').strip()}" if lines else ""

@@ -27,6 +27,7 @@ PROGRAMS = {
 }
 SELECTION = ["tests/integration"]
 NO_STATUS = 125
+LAST_SECONDS = 60  # of the time of a boot, for the report of what there was no time for
 
 
 def main() -> int:
@@ -56,8 +57,12 @@ def main() -> int:
     if options.command:
         command = ["sh", "-c", options.command]
     else:
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--junitxml=/run/vm/junit.xml"]
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.vm.at_once"]
+        command += ["--junitxml=/run/vm/junit.xml"]
         command += rest if any(not word.startswith("-") for word in rest) else [*SELECTION, *rest]
+        # pytest reports what it has when it is interrupted; QEMU's end would leave nothing. busybox reads little.
+        limit = max(options.timeout - LAST_SECONDS, options.timeout / 2)
+        command = ["busybox", "timeout", "-s", "INT", "-k", str(LAST_SECONDS // 2), str(int(limit)), *command]
     compiled = job.REPOSITORY / "tools" / "compile.py"
     subprocess.run(["/usr/bin/python3", compiled], check=True)  # slow where the processor is emulated
 

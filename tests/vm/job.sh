@@ -8,8 +8,12 @@ busybox mkdir -p /dev/net # no udev makes the nodes
 [ -e /dev/net/tun ] || busybox mknod -m 666 /dev/net/tun c 10 200
 [ -e /dev/loop-control ] || busybox mknod -m 660 /dev/loop-control c 10 237
 [ -e /dev/fuse ] || busybox mknod -m 666 /dev/fuse c 10 229
-busybox mkdir -p /tmp/.containers /var/lib/containers
-busybox mount --bind /tmp/.containers /var/lib/containers
+# Where engines keep layers: the guest's root is an overlay, and no other can lie on it.
+for place in /var/lib/containers /var/tmp; do
+    busybox mkdir -p "/tmp/.disk$place" "$place"
+    busybox mount --bind "/tmp/.disk$place" "$place"
+done
+busybox chmod 1777 /var/tmp
 
 out=/dev/console
 for port in /sys/class/virtio-ports/*; do
