@@ -12,14 +12,15 @@ from errno import ENODATA, EOPNOTSUPP, EPERM
 S_IFMT, S_IFDIR, S_IFREG, S_IFLNK = 0o170000, 0o040000, 0o100000, 0o120000
 
 
-def copy_tree(source: int, destination: int) -> None:
-    """Copy the contents, mode and owner of directory `source` into directory `destination` (O_PATH is enough)."""
+def copy_tree(source: int, destination: int, mode: bool = True) -> None:
+    """Copy the contents, owner and (with `mode`) mode of directory `source` into directory `destination`. Descriptors
+    with O_PATH are enough."""
     source = posix.open(b".", posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC, dir_fd=source)
     destination = posix.open(b".", posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC, dir_fd=destination)
     try:
         for name in posix.listdir(source):
             _copy(source, destination, name.encode("utf-8", "surrogateescape"))
-        _attributes(source, destination)
+        _attributes(source, destination, mode)
     finally:
         posix.close(source)
         posix.close(destination)
@@ -56,10 +57,11 @@ def _copy(source: int, destination: int, name: bytes) -> None:
         posix.chown(name, status.st_uid, status.st_gid, dir_fd=destination, follow_symlinks=False)
 
 
-def _attributes(source: int, destination: int) -> None:
+def _attributes(source: int, destination: int, mode: bool = True) -> None:
     status = posix.fstat(source)
     posix.chown(destination, status.st_uid, status.st_gid)
-    posix.chmod(destination, status.st_mode & 0o7777)
+    if mode:
+        posix.chmod(destination, status.st_mode & 0o7777)
     for name in posix.listxattr(source):
         try:
             posix.setxattr(destination, name, posix.getxattr(source, name))

@@ -223,7 +223,8 @@ class Filesystem(_MountStep):
         data = options.filesystem()
         if self.kind != b"proc":
             check_proc(target, self.destination, -1)
-        if self.kind == b"tmpfs" and covers and not any(name == b"mode" for name, _ in data):
+        has_mode = any(name == b"mode" for name, _ in data)
+        if self.kind == b"tmpfs" and covers and not has_mode:
             # A tmpfs takes over the mode of the directory that it covers, as with every other runtime. Where there was
             # none it is the kernel's 1777.
             data.append((b"mode", b"%o" % (posix.fstat(target).st_mode & 0o7777)))
@@ -235,7 +236,7 @@ class Filesystem(_MountStep):
         else:
             tree = m.new_filesystem(self.kind, data, self.source, options.add & ~readonly)
             if options.copy_up:
-                copyup.copy_tree(target, tree)
+                copyup.copy_tree(target, tree, mode=covers and not has_mode)
                 if options.add & readonly:
                     m.set_attributes(tree, readonly)
             m.attach(tree, target)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from engines.engine import call, hide_controllers_of_version_2, make_archive, need, release, unmounted_hierarchies
 from engines.kubelet import PLUGINS, Kubelet, handlers
+from engines.podman import Podman
 from support.runtime import AUDITED, find
 
 
@@ -81,3 +82,21 @@ def kubelet(shared_kubelet: Kubelet, program: str) -> Iterator[Kubelet]:
     shared_kubelet.handler = Path(program).name
     yield shared_kubelet
     shared_kubelet.clean()
+
+
+@pytest.fixture(scope="session")
+def shared_podman(engine_directory: Path, archive: Path) -> Iterator[Podman]:
+    podman = Podman(engine_directory / "podman", archive)
+    left = []
+    try:
+        yield podman
+    finally:
+        left = podman.close()
+    assert not left, f"podman left behind: {left}"
+
+
+@pytest.fixture
+def podman(shared_podman: Podman, program: str) -> Iterator[Podman]:
+    podman = shared_podman.through(program)
+    yield podman
+    podman.clean()

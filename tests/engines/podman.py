@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engines.engine import IMAGE, ULIMITS, call, environment, remove_cgroups, sweep
+from engines.engine import IMAGE, ULIMITS, call, cgroup_mounts, environment, sweep
 from support.runtime import Result
 
 CONFIGURATION = """\
@@ -15,7 +16,7 @@ CONFIGURATION = """\
 default_ulimits = [{ulimits}]
 netns = "none"
 [engine]
-cgroup_manager = "cgroupfs"
+cgroup_manager = "{manager}"
 events_logger = "file"
 runtime_supports_json = ["pyruntime", "runc", "crun"]
 runtime_supports_nocgroup = ["pyruntime", "crun"]
@@ -24,6 +25,10 @@ volume_path = "{directory}/volumes"
 [network]
 network_config_dir = "{directory}/networks"
 """
+
+
+# What podman itself would choose.
+MANAGER = "systemd" if Path("/run/systemd/system").is_dir() else "cgroupfs"
 
 
 class Podman:
@@ -36,7 +41,7 @@ class Podman:
             (directory / name).mkdir(parents=True)
         configuration = directory / "containers.conf"
         ulimits = ", ".join(f'"{one}"' for one in ULIMITS)
-        configuration.write_text(CONFIGURATION.format(directory=directory, ulimits=ulimits))
+        configuration.write_text(CONFIGURATION.format(directory=directory, ulimits=ulimits, manager=MANAGER))
         self.env = environment(CONTAINERS_CONF=str(configuration), TMPDIR=str(directory / "tmp"))
         self("load", "--input", archive).ok()
 
@@ -88,5 +93,10 @@ class Podman:
         finally:
             left = sweep(self.directory)
             # Podman never removes its common parent; rmdir leaves it when another podman of this machine uses it.
-            remove_cgroups("libpod_parent")
+            for mount in cgroup_mounts():
+                for folder, _, _ in os.walk(mount / "libpod_parent", topdown=False):
+                    try:
+                        os.rmdir(folder)
+                    except OSError:
+                        pass
         return [one for one in left if not one.endswith(("/root/overlay", "/root"))]

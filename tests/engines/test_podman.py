@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,24 +28,6 @@ from support.terminal import Screen
 pytestmark = pytest.mark.skipif(bool(need("podman", "conmon")), reason="podman is not installed")
 
 SLEEP = ("--", "sleep", "1000")
-
-
-@pytest.fixture(scope="session")
-def shared_podman(engine_directory: Path, archive: Path) -> Iterator[Podman]:
-    podman = Podman(engine_directory / "podman", archive)
-    left = []
-    try:
-        yield podman
-    finally:
-        left = podman.close()
-    assert not left, f"podman left behind: {left}"
-
-
-@pytest.fixture
-def podman(shared_podman: Podman, program: str) -> Iterator[Podman]:
-    podman = shared_podman.through(program)
-    yield podman
-    podman.clean()
 
 
 def test_runs_a_command_and_passes_its_output_and_status(podman: Podman) -> None:
