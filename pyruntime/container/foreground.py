@@ -8,7 +8,7 @@ import select
 from _struct import pack
 
 from pyruntime.kernel.libc import NR, buffer, syscall
-from pyruntime.kernel.processes import pidfd_open, pidfd_signal
+from pyruntime.kernel.processes import pidfd_open, pidfd_signal, reap_launcher_helper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def wait(pid: int, terminal: Terminal | None) -> int:
 
     Returns its exit status, 128 + N when signal N ended it.
     """
+    reap_launcher_helper()  # where nothing was moved between cgroups, it is still there
     signals = Signals()
     try:
         return _loop(pid, signals, terminal)

@@ -26,6 +26,7 @@ NS_GET_NSTYPE = 0xB703
 NSFS_MAGIC = 0x6E736673
 
 SIGCHLD = 17
+ENDING = (1, 2, 3, 15)  # HUP INT QUIT TERM: what tells a program to end
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
@@ -88,7 +89,7 @@ def reap_launcher_helper() -> None:
 
     Called after the first move, when it has done its work: see begin_cgroup_wait() in launcher/launcher.c.
     """
-    pid = str(sys._xoptions.get("helper", ""))
+    pid = str(sys._xoptions.pop("helper", ""))
     if pid.isdigit() and int(pid) > 0:
         try:
             posix.waitpid(int(pid), WALL)
