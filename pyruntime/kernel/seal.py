@@ -92,8 +92,9 @@ def _replace(exe: int, methods: tuple[str, ...], command: list[str], failures: l
     """Execute a protected copy of `exe` by the first method that works. Returns only if none does."""
     environment = {name: posix.environ[name] for name in ENVIRONMENT if name in posix.environ}
     environment.update(library_path(exe))
+    helper = ["-X", f"helper={sys._xoptions['helper']}"] if "helper" in sys._xoptions else []  # it is still our child
     for method in methods:
-        argv = [sys.executable, "-I", "-S", "-E", "-B", "-X", "utf8", "-X", "sealed=" + method, *command]
+        argv = [sys.executable, "-I", "-S", "-E", "-B", "-X", "utf8", "-X", "sealed=" + method, *helper, *command]
         for replacement in _REPLACEMENTS[method](exe, failures):
             try:
                 posix.execve(replacement, argv, environment)
