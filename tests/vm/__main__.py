@@ -33,6 +33,7 @@ LAST_SECONDS = 60  # of the time of a boot, for the report of what there was no 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python3 -m tests.vm", description=__doc__.split("\n")[0].split(":")[0])
     parser.add_argument("--mode", choices=("plain", "systemd"), default="plain", help="the first process of the guest")
+    parser.add_argument("--security", choices=("apparmor", "selinux"), default="apparmor", help="its security module")
     parser.add_argument("--timeout", type=float, default=1500, metavar="SECONDS", help="for one boot")
     parser.add_argument("--memory", type=int, default=3072, metavar="MIB")
     parser.add_argument("--emulate", action="store_true", help="without KVM; so is the second attempt of every run")
@@ -72,7 +73,7 @@ def main() -> int:
         for attempt in (1, 2):
             started = time.monotonic()
             kvm = attempt == 1 and not options.emulate and not kvm_failed(cache) and machine.kvm_works()
-            status = machine.boot(parts, options.mode, directory, options.timeout, options.memory, kvm)
+            status = machine.boot(parts, options.mode, options.security, directory, options.timeout, options.memory, kvm)
             report = directory / "share" / "junit.xml"
             if options.junit and report.exists():
                 shutil.copyfile(report, options.junit)

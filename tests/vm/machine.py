@@ -15,8 +15,8 @@ KVM_GET_API_VERSION = 0xAE00
 # How long until the job begins, at most, without KVM and with it: KVM in a virtual machine may hang at the first page.
 BOOT_SECONDS = (120, 20)
 
-KERNEL_ARGUMENTS = """console=ttyS0 quiet loglevel=4 panic=-1 no_timer_check tsc=reliable mitigations=off apparmor=1
-security=apparmor random.trust_cpu=on cryptomgr.notests lpj=4000000 rcupdate.rcu_expedited=1 audit=0 nokaslr
+KERNEL_ARGUMENTS = """console=ttyS0 quiet loglevel=4 panic=-1 no_timer_check tsc=reliable mitigations=off
+random.trust_cpu=on cryptomgr.notests lpj=4000000 rcupdate.rcu_expedited=1 audit=0 nokaslr
 systemd.unit=vm.target systemd.unified_cgroup_hierarchy=1 systemd.show_status=0 swapaccount=1"""
 
 
@@ -34,7 +34,7 @@ def kvm_works() -> bool:
         os.close(device)
 
 
-def arguments(kernel: Kernel, mode: str, directory: Path, memory: int, kvm: bool) -> list[str]:
+def arguments(kernel: Kernel, mode: str, security: str, directory: Path, memory: int, kvm: bool) -> list[str]:
     # Emulated: without AVX there is less to emulate; the features listed are known to boot. q35, since the interrupts
     # of the default machine take 0.15 s to set up for each device.
     # KVM within a virtual machine may refuse the register behind arch-capabilities, and QEMU aborts.
@@ -56,11 +56,13 @@ def arguments(kernel: Kernel, mode: str, directory: Path, memory: int, kvm: bool
         "-device", "virtio-blk-pci,drive=scratch",
         "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",
         "-kernel", str(kernel.vmlinux), "-initrd", str(kernel.initrd),
-        "-append", " ".join(KERNEL_ARGUMENTS.split()) + f" pyruntime.mode={mode}",
+        "-append", " ".join(KERNEL_ARGUMENTS.split()) + f" security={security} pyruntime.mode={mode}",
     ]  # fmt: skip
 
 
-def boot(kernel: Kernel, mode: str, directory: Path, timeout: float, memory: int, kvm: bool) -> int | None:
+def boot(
+    kernel: Kernel, mode: str, security: str, directory: Path, timeout: float, memory: int, kvm: bool
+) -> int | None:
     """The exit status of the guest's command; None where the guest left none, because it crashed or ran out of time."""
     (directory / "share").mkdir(exist_ok=True)
     status = directory / "share" / "status"
@@ -70,7 +72,7 @@ def boot(kernel: Kernel, mode: str, directory: Path, timeout: float, memory: int
         file.truncate(4 << 30)  # sparse
     subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", directory / "scratch"], check=True)
     qemu = subprocess.Popen(
-        arguments(kernel, mode, directory, memory, kvm), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        arguments(kernel, mode, security, directory, memory, kvm), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
     )
 
     def kill_unless_started() -> None:
