@@ -8,13 +8,14 @@ Hooks".
 
 from __future__ import annotations
 
+import _signal
 import posix
 import select
 from time import monotonic
 
 from pyruntime.errors import RuntimeFailure
 from pyruntime.kernel.execve import Vector, execve
-from pyruntime.kernel.processes import clone, close_from, pidfd_open
+from pyruntime.kernel.processes import ENDING, clone, close_from, pidfd_open
 from pyruntime.plan.process import ResetSignals
 from pyruntime.plan.step import Place
 
@@ -26,6 +27,25 @@ if TYPE_CHECKING:
 KEPT_OUTPUT = 64 << 10
 _signals = ResetSignals()
 _nowhere = Place()
+
+
+# crun's annotations: files that get what hooks write, instead of an error message when one fails. Not those of
+# startContainer, which run where such a path means something else.
+_STREAMS = (("run.oci.hooks.stdout", 1), ("run.oci.hooks.stderr", 2))
+_streams: dict[int, int] = {}  # standard descriptor of a hook -> the file that takes its place
+
+
+def follow_annotations(annotations: dict[str, str]) -> None:
+    """Let hooks of this process write where the annotations say. Raises RuntimeFailure."""
+    for name, number in _STREAMS:
+        path = annotations.get(name)
+        if path and number not in _streams:
+            flags = posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_NOCTTY | posix.O_CLOEXEC
+            try:
+                _streams[number] = posix.open(path, flags, 0o644)
+            except (OSError, ValueError) as error:
+                why = (error.strerror or "").lower() if isinstance(error, OSError) else str(error)
+                raise RuntimeFailure(f"annotation {name}: open {path}: {why}") from None
 
 
 class Hook:
@@ -69,6 +89,8 @@ def run_hook(
     """
     in_read, in_write = posix.pipe2(posix.O_CLOEXEC)
     out_read, out_write = posix.pipe2(posix.O_CLOEXEC)
+    # A signal between the clone and the hook's own handlers must not have both processes undo the container.
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, ENDING)
     pid = clone(0)
     if pid == 0:
         try:
@@ -77,11 +99,17 @@ def run_hook(
             posix.write(2, b"cannot run " + hook.path + b": " + (error.strerror or "").encode() + b"\n")
         finally:
             posix._exit(127)
-    posix.close(in_read)
-    posix.close(out_write)
-    pidfd = pidfd_open(pid)
+    pidfd = -1
     try:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+        posix.close(in_read)
+        posix.close(out_write)
+        pidfd = pidfd_open(pid)
         output, timed_out = _serve(pid, pidfd, in_write, out_read, state, hook.timeout)
+    except BaseException:
+        _kill_group(pid)  # we are told to end: a hook without us has nobody to wait for
+        posix.waitpid(pid, 0)
+        raise
     finally:
         for descriptor in (in_write, out_read, pidfd):
             try:
@@ -129,6 +157,8 @@ def _become(
     posix.dup2(stdin, 0)
     posix.dup2(output, 1)
     posix.dup2(output, 2)
+    for number, descriptor in _streams.items():
+        posix.dup2(descriptor, number)
     if enter is not None:
         enter()
     posix.chdir(directory)
@@ -138,6 +168,14 @@ def _become(
     if become is not None:
         become()
     execve(hook.path, hook.arguments, hook.environment)
+
+
+def _kill_group(pid: int) -> None:
+    """The hook with what it has started, or the hook alone as long as it has not made itself a group."""
+    try:
+        posix.killpg(pid, 9)
+    except ProcessLookupError:
+        posix.kill(pid, 9)
 
 
 def _serve(pid: int, pidfd: int, stdin: int, output: int, state: bytes, timeout: int | None) -> tuple[bytes, bool]:
@@ -156,10 +194,7 @@ def _serve(pid: int, pidfd: int, stdin: int, output: int, state: bytes, timeout:
         left = None if deadline is None else max(0.0, deadline - monotonic())
         events = dict(poll.poll(None if left is None else left * 1000 + 1))
         if deadline is not None and monotonic() >= deadline and pidfd not in events:
-            try:
-                posix.killpg(pid, 9)
-            except ProcessLookupError:
-                posix.kill(pid, 9)
+            _kill_group(pid)
             return kept, True
         if stdin in events:
             try:

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from pyruntime.spec.types import Spec
 
 SIGKILL = 9
-ENDING = (1, 2, 3, 15)  # HUP INT QUIT TERM
 
 
 class Launch(Child):
@@ -61,13 +60,14 @@ class Launch(Child):
 
         Raises RuntimeFailure; then nothing is left behind.
         """
-        self.hold_interruptions()  # until there is something to undo, and a way to
+        # They wait wherever it takes no time: no signal may come between an act and the note that it is done, or make
+        # both sides of a clone undo the container.
+        self.hold_interruptions()
         raise_on_interruption()
         record = store.Record(self.root, container_id, self.new_data(container_id, bundle))
         store.claim(self.root, container_id)
         self.record = record
         try:
-            self.allow_interruptions()
             directory = self.record.directory
             if self.notify:
                 posix.mkdir(notify_directory(directory), 0o755)
@@ -90,11 +90,12 @@ class Launch(Child):
             self.record.data["cgroup"] = self.cgroup.save()
             self.record.save()
             self._prepare()
+            self.allow_interruptions()
             self._until_ready()
+            self.hold_interruptions()
             if report.debugging:
                 narrate().created()
             self.cgroup_ready()
-            self.hold_interruptions()  # created is created: what is left to do takes no time
         except BaseException:
             self.undo()
             raise
@@ -102,12 +103,12 @@ class Launch(Child):
     @staticmethod
     def hold_interruptions() -> None:
         """Let signals that end us wait until they are allowed again."""
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, ENDING)
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, p.ENDING)
 
     @staticmethod
     def allow_interruptions() -> None:
         """Have signals that end us raise Interrupted, one that waits at once."""
-        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, ENDING)
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, p.ENDING)
 
     def _start_time(self) -> int:
         """Of the init: without it nobody could tell it from a later process with its number."""
@@ -402,6 +403,7 @@ class Launch(Child):
         assert self.record is not None
         lists: Any = self.spec.get("hooks") or {}
         bundle = self.record.data["bundle"]
+        hooks.follow_annotations(self.record.data["annotations"])
         document = state_document(self.record, store.CREATED, self.pid)
         for kind in ("prestart", "createRuntime"):
             if lists.get(kind):
@@ -467,14 +469,14 @@ class Interrupted(RuntimeFailure):
 
 def raise_on_interruption() -> None:
     """Have signals that end us undo what we have begun first."""
-    for number in ENDING:
+    for number in p.ENDING:
         if _signal.getsignal(number) != _signal.SIG_IGN:  # nohup(1), or a background job: the caller knows better
             _signal.signal(number, _interrupt)
 
 
 def ignore_interruptions() -> None:
     """From here on we are cleaning up, and that is not to be left half done."""
-    for number in ENDING:
+    for number in p.ENDING:
         _signal.signal(number, _signal.SIG_IGN)
 
 

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from faults.trial import Change, Room, rich
 from support.bundles import Bundle
 from support.runtime import Runtime
-
-from faults.trial import Change, Room, rich
 
 RoomFactory = Callable[..., Room]
 

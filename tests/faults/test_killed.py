@@ -18,8 +18,8 @@ pytestmark = traced_here
 # Between two of these nothing changes that anybody else could see, so a kill at either is the same kill.
 WITHOUT_EFFECT = frozenset(
     "access brk close fcntl fstat futex getcwd getdents64 getegid geteuid getgid getpid getrandom gettid getuid ioctl "
-    "lseek lstat madvise mmap mprotect mremap munmap newfstatat exit_group pread64 readlink readlinkat rt_sigaction rt_sigreturn "
-    "sched_getaffinity stat statfs fstatfs statx sysinfo umask uname openat2 fsconfig fsopen".split()
+    "lseek lstat madvise mmap mprotect mremap munmap newfstatat exit_group pread64 readlink readlinkat rt_sigaction "
+    "rt_sigreturn sched_getaffinity stat statfs fstatfs statx sysinfo umask uname openat2 fsconfig fsopen".split()
 )
 
 

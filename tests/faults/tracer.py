@@ -1,4 +1,4 @@
-"""Run a program under ptrace(2), and at one chosen system call of one chosen process kill that process or fail the call.
+"""Run a program under ptrace(2); at one chosen system call of one chosen process, kill that process or fail the call.
 
 strace can do either as well, but counts calls per process without telling the processes apart: the third openat of the
 runtime and the third of the container's init are one and the same to it. Here a fault is named by its process, by its
