@@ -8,7 +8,8 @@ BUNDLE ?= bundles/hello
 PYTEST_FLAGS ?=
 BENCH_FLAGS ?=
 VM_MODE ?= systemd
-VM_TESTS ?= tests/integration/cgroups tests/integration/test_cgroup_v2.py tests/integration/test_cgroup_systemd_verbs.py
+VM_TESTS ?= tests/integration/cgroups tests/integration/test_cgroup_v2.py tests/integration/test_cgroup_systemd_verbs.py \
+	tests/integration/test_requirements.py
 
 # To run containers: the interpreter, and the library that compiles seccomp filters.
 RUN_PACKAGES := python3 libseccomp2
@@ -22,12 +23,13 @@ BENCH_PACKAGES := busybox-static gcc libc6-dev strace
 # A virtual machine and what its guest takes from this machine's root.
 VM_PACKAGES := qemu-system-x86 kmod e2fsprogs busybox-static systemd dbus apparmor
 
-.PHONY: help run test vm unit lint bench install uninstall seal unseal clean
+.PHONY: help run test vm vm-selinux unit lint bench install uninstall seal unseal clean
 
 help:
 	@echo "make run       run the sample container of $(BUNDLE) (another one: make run BUNDLE=bundles/shell)"
 	@echo "make test      run all tests; installs what they need, takes some minutes, makes containers as root"
 	@echo "make vm        run tests on cgroup v2 in a virtual machine (VM_MODE=plain or systemd, VM_TESTS=...)"
+	@echo "make vm-selinux  the same on a kernel with SELinux: labels of programs and mounts"
 	@echo "make unit      run the tests that need neither root nor a container"
 	@echo "make lint      check types, style, and what code in containers may do (mypy, ruff, tools/inside)"
 	@echo "make bench     compare with the other runtimes of this machine, and write docs/performance.* (15 minutes with"
@@ -59,6 +61,10 @@ test: $(VENV)/ready compiled
 vm: $(VENV)/ready compiled
 	@tools/install-missing $(RUN_PACKAGES) $(TEST_PACKAGES) $(VM_PACKAGES)
 	$(SUDO) $(VENV)/bin/python -m tests.vm --mode $(VM_MODE) $(VM_TESTS) $(PYTEST_FLAGS)
+
+vm-selinux: $(VENV)/ready compiled
+	@tools/install-missing $(RUN_PACKAGES) $(TEST_PACKAGES) $(VM_PACKAGES) secilc
+	$(SUDO) $(VENV)/bin/python -m tests.vm --security selinux tests/integration/test_selinux.py $(PYTEST_FLAGS)
 
 unit: $(VENV)/ready compiled
 	$(VENV)/bin/python -m pytest tests/unit $(PYTEST_FLAGS)
