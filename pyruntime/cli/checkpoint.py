@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from pyruntime.cli.create import absolute_or_none
 from pyruntime.cli.flags import BOOL, NUMBER, Flag, Options, Verb, container_id
 from pyruntime.cli.main import Settings, absolute
@@ -83,11 +81,6 @@ def run(settings: Settings, options: Options) -> int:
     made.parent_path = options.text_or_none("parent-path")
     if made.parent_path is not None and made.parent_path.startswith("/"):
         raise RuntimeFailure(f"--parent-path must be relative to --image-path, not {made.parent_path}")
-    if made.parent_path is not None:
-        # CRIU would only say that the dump failed, after it has stopped the container.
-        parent = os.path.normpath(f"{made.image_path}/{made.parent_path}")
-        if not os.path.isdir(parent):
-            raise RuntimeFailure(f"invalid --parent-path: {parent} is not a directory")
     made.leave_running = options.on("leave-running")
     made.pre_dump = options.on("pre-dump")
     made.status_fd = options.number("status-fd")

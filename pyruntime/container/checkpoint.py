@@ -1,24 +1,21 @@
 """`checkpoint` and `restore`: a container's processes written to disk by CRIU, and brought back to life.
 
-What CRIU cannot know are the things that come from outside of the container: bind mounts, namespaces given by path, the
-standard streams. They are named in the images by keys of ours ("mount number 3"), never by a path of the image, which
-could be made to look like another one (CVE-2026-119101).
+What CRIU cannot know are the things that come from outside of the container: bind mounts (see criu_mounts), namespaces
+given by path, the standard streams. They have names of ours in the images.
 """
 
 from __future__ import annotations
 
 import os
 
-from pyruntime.cgroups.manager import detect
-from pyruntime.container import caller, criu, handover, hooks, lifecycle, report, setup, store
+from pyruntime.container import caller, criu, criu_mounts, handover, hooks, lifecycle, report, setup, store
 from pyruntime.container.launch import Launch, state_document
 from pyruntime.errors import RuntimeFailure
 from pyruntime.kernel import mounts as m
 from pyruntime.kernel import processes as p
-from pyruntime.kernel.paths import make_in_root, open_in_root
+from pyruntime.kernel.paths import make_in_root
 from pyruntime.plan import build
 from pyruntime.plan.namespaces import Namespaces
-from pyruntime.plan.options import Options as MountOptions
 from pyruntime.spec import jsontext
 from pyruntime.spec.load import load_bundle
 
@@ -97,8 +94,9 @@ class _Directories:
             os.close(self.work)
 
 
-def _check_parent(path: str) -> None:
+def _check_parent(images: str, parent: str) -> None:
     """CRIU would only say that the dump failed, after it has stopped the container."""
+    path = os.path.normpath(f"{images}/{parent}")  # "../first" is good before there is a directory for the images
     try:
         descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -113,7 +111,7 @@ def checkpoint(context: Context, container_id: str, options: CheckpointOptions) 
     if status in (store.CREATED, store.CREATING, store.STOPPED):
         raise RuntimeFailure(f"Container cannot be checkpointed in {status} state")
     if options.parent_path:
-        _check_parent(f"{options.image_path}/{options.parent_path}")
+        _check_parent(options.image_path, options.parent_path)
     program = criu.find(options.criu)
     config = record.config()
     linux = config.get("linux") or {}
@@ -140,7 +138,7 @@ def checkpoint(context: Context, container_id: str, options: CheckpointOptions) 
                 kind, key = EXTERNAL[entry["type"]]
                 request.set("external", f"{kind}[{os.stat(entry['path']).st_ino}]:{key}")
         if not options.pre_dump:
-            for name in _external_mounts(record, config, pid):
+            for name in criu_mounts.saved(record.cgroup(), config, pid):
                 request.set("external", name)
             _write(f"{options.image_path}/{DESCRIPTORS}", jsontext.dumps(_streams(pid)))
         server = criu.Server(program, {}, streams=False)
@@ -190,60 +188,6 @@ def _streams(pid: int) -> list[str]:
         except OSError:
             names.append("")
     return names
-
-
-def _binds(config: Any) -> list[tuple[int, Any]]:
-    """(index, entry) of the bind mounts of a configuration."""
-    return [
-        (index, entry)
-        for index, entry in enumerate(config.get("mounts") or [])
-        if MountOptions(entry.get("options") or []).bind
-    ]
-
-
-def _external_mounts(record: store.Record, config: Any, pid: int) -> list[str]:
-    """Every mount that comes from the host, by the place where it really is in the container."""
-    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    names = []
-    try:
-        for index, entry in _binds(config):
-            names.append(f"mnt[{_place(root, entry['destination'])}]:mount{index}")
-        for name, destination, _ in _cgroup_binds(record.cgroup(), config):
-            names.append(f"mnt[{_place(root, destination)}]:{name}")
-    finally:
-        os.close(root)
-    return names
-
-
-def _place(root: int, destination: str) -> str:
-    """The path of a mount in the container, links resolved. Raises RuntimeFailure for one CRIU would misread."""
-    descriptor = open_in_root(root, destination.encode("utf-8", "surrogateescape"))
-    try:
-        path = os.readlink(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.close(descriptor)
-    if "]" in path or not path.isprintable():
-        raise RuntimeFailure(f"{path}: a mount with this name cannot be saved")
-    return path
-
-
-def _cgroup_binds(cgroup: Any, config: Any) -> list[tuple[str, str, str]]:
-    """(key, destination, source) of the cgroup directories that a container without cgroup namespace is shown.
-
-    They are binds of the host's mounts, also on v2: CRIU takes them for file systems of the container, and refuses the
-    one that gets mounts from the host (systemd makes all mounts shared)."""
-    linux = config.get("linux") or {}
-    if any(entry["type"] == "cgroup" for entry in linux.get("namespaces") or []):
-        return []
-    found = []
-    for entry in config.get("mounts") or []:
-        if entry.get("type") not in ("cgroup", "cgroup2"):
-            continue
-        for one in setup.hierarchies(cgroup):
-            name = os.fsdecode(one.name)
-            place = entry["destination"] if detect().unified else f"{entry['destination']}/{name}"
-            found.append((f"cgroup-{name}", place, os.fsdecode(one.source)))
-    return found
 
 
 def restore(context: Context, container_id: str, bundle: str, options: RestoreOptions) -> int:
@@ -324,16 +268,14 @@ class _Restore:
             request.set("evasive_devices", 1)
             request.set("lsm_profile", options.lsm_profile)
             request.set("lsm_mount_context", options.lsm_mount_context)
-            for index, entry in _binds(self.spec):
-                request.set("external", f"mnt[mount{index}]:{self._source(entry)}")
             descriptors = self._namespaces(linux, request)
             for number, name in enumerate(streams):
                 if name.startswith("pipe:"):
                     request.set("inherit_fd", criu.field(1, name) + criu.field(2, number))
             launch.cgroup.create()
             launch.has_cgroup = True
-            for name, _, source in _cgroup_binds(launch.cgroup, self.spec):
-                request.set("external", f"mnt[{name}]:{source}")
+            for name in criu_mounts.restored(launch.cgroup, self.spec, self.record.data["bundle"]):
+                request.set("external", name)
             self.record.data["cgroup"] = launch.cgroup.save()
             self.record.save()
             server = criu.Server(program, descriptors, streams=True)
@@ -356,10 +298,6 @@ class _Restore:
             p.setns(self.home, p.CLONE_NEWNS)
             os.close(self.home)
             os.rmdir(self.root)
-
-    def _source(self, entry: Any) -> str:
-        source: str = entry["source"]
-        return source if source.startswith("/") else f"{self.record.data['bundle']}/{source}"
 
     def _namespaces(self, linux: Any, request: criu.Options) -> dict[int, int]:
         """Open the namespaces that are given by path; CRIU inherits them under their keys."""
@@ -400,7 +338,7 @@ class _Restore:
     def _mount_points(self) -> None:
         tree = m.open_tree(m.AT_FDCWD, os.fsencode(self.record.data["rootfs"]), recursive=True)
         m.attach_at(tree, os.fsencode(self.root))
-        binds = dict(_binds(self.spec))
+        binds = dict(criu_mounts.binds(self.spec))
         covered: list[str] = []
         for index, entry in enumerate(self.spec.get("mounts") or []):
             destination = entry["destination"].rstrip("/")
@@ -408,10 +346,15 @@ class _Restore:
                 continue  # CRIU brings what lies in a tmpfs along
             if entry.get("type") == "tmpfs" and index not in binds:
                 covered.append(destination + "/")
-            directory = index not in binds or os.path.isdir(self._source(entry))
+            directory = index not in binds or os.path.isdir(criu_mounts.source(entry, self.record.data["bundle"]))
             target = make_in_root(tree, os.fsencode(destination), directory)
             if index in binds:
-                m.attach(m.open_tree(m.AT_FDCWD, os.fsencode(self._source(entry)), recursive=True), target)
+                m.attach(
+                    m.open_tree(
+                        m.AT_FDCWD, os.fsencode(criu_mounts.source(entry, self.record.data["bundle"])), recursive=True
+                    ),
+                    target,
+                )
             os.close(target)
 
     def _restoring(self, event: criu.Notification) -> None:
