@@ -264,8 +264,10 @@ def container_id(text: str) -> str:
         raise RuntimeFailure(
             f"invalid container ID format: {len(text)} characters are too many, the limit is {ID_LENGTH}"
         )
-    if text in (".", "..") or not ID_CHARACTERS.issuperset(text):
+    if text[0] == "." or not ID_CHARACTERS.issuperset(text):
+        # A name with a leading dot is one of our own files in the state directory, or `.` or `..`.
         raise RuntimeFailure(
-            f"invalid container ID format: {text}: use letters, digits and the characters _+.- and not just . or .."
+            f"invalid container ID format: invalid character in the container ID {text}: use letters, digits and the "
+            "characters _+.-, no dot in front"
         )
     return text

@@ -19,6 +19,9 @@ SIGKILL = 9
 WAIT_FOR_DEATH = 10.0  # seconds, as every other runtime does
 PR_SET_CHILD_SUBREAPER = 36
 
+PIDFD_RECEIVER = "run.oci.pidfd_receiver"
+"""crun's annotation: the same as --pidfd-socket, for engines that cannot pass flags."""
+
 
 class NotRunning(RuntimeFailure):
     """The container's process has ended, maybe just now."""
@@ -201,6 +204,7 @@ def _poststart(record: store.Record, pid: int) -> None:
     from pyruntime.container.launch import state_document
 
     try:
+        hooks.follow_annotations(record.data["annotations"])
         hooks.run_hooks("poststart", entries, state_document(record, store.RUNNING, pid), record.data["bundle"])
     except RuntimeFailure:
         _kill_all(record, pid)
@@ -362,6 +366,10 @@ def destroy(record: store.Record) -> None:
     if entries:
         from pyruntime.container import hooks
 
+        try:
+            hooks.follow_annotations(record.data["annotations"])
+        except RuntimeFailure as error:
+            report.warn(str(error))
         for number, entry in enumerate(entries):
             # A failing poststop hook is logged, the others still run, and the container is deleted all the same.
             hook = hooks.Hook("poststop", number, entry)
@@ -447,6 +455,8 @@ def _hand_over(launch: Launch, options: CreateOptions) -> None:
             launch.console = -1
         if options.pidfd_socket:
             handover.send_descriptor(options.pidfd_socket, launch.pidfd, b"standard")
+        if receiver := launch.record.data["annotations"].get(PIDFD_RECEIVER):
+            handover.send_descriptor(receiver, launch.pidfd, b"standard")
         if options.pid_file:
             handover.write_pid(options.pid_file, launch.pid)
     except BaseException:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -327,3 +329,44 @@ def test_a_parent_image_that_is_not_there(container: Make, tmp_path: Path) -> No
     result = one.runtime("checkpoint", "--image-path", tmp_path, "--parent-path", "./no", one.id)
     assert result.status == 1 and "invalid --parent-path: stat " in result.stderr
     assert one.status == "running"
+
+
+# What crun adds.
+
+
+def test_annotations_about_hooks(container: Make, tmp_path: Path) -> None:
+    script = {"path": "/bin/sh", "args": ["sh", "-c", "echo said; echo complained >&2"]}
+    files = {"run.oci.hooks.stdout": str(tmp_path / "out"), "run.oci.hooks.stderr": str(tmp_path / "err")}
+    one = container(
+        ["true"], hooks(createRuntime=[script], poststart=[script], poststop=[script]), top(annotations=files)
+    )
+    one.run().ok()
+    assert (tmp_path / "out").read_text() == "said\n" * 3
+    assert (tmp_path / "err").read_text() == "complained\n" * 3
+    files["run.oci.hooks.stdout"] = "/no/such/file"
+    one.bundle.write()
+    assert "annotation run.oci.hooks.stdout: open /no/such/file: no such file" in one.run().stderr
+
+
+def test_annotation_that_asks_for_a_pidfd(container: Make, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        server.listen()
+        server.settimeout(10)
+        one = container(["sleep", "60"], top(annotations={"run.oci.pidfd_receiver": str(tmp_path / "socket")}))
+        one.run("--detach").ok()
+        connection, _ = server.accept()
+        with connection:
+            _, descriptors, _, _ = socket.recv_fds(connection, 100, 4)
+        assert len(descriptors) == 1
+        signal.pidfd_send_signal(descriptors[0], signal.SIGKILL)
+        os.close(descriptors[0])
+        one.wait("stopped")
+
+
+def test_log_targets_of_crun(runtime: Runtime, tmp_path: Path) -> None:
+    result = runtime("state", "x")
+    runtime.flags += [f"--log=file:{tmp_path}/log", "--log-format=json"]
+    runtime("state", "x")
+    assert result.status == 1 and '"msg":"container does not exist"' in (tmp_path / "log").read_text()
+    assert "invalid character" in message(runtime("create", "this/is/invalid").stderr)

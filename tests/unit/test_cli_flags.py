@@ -238,15 +238,17 @@ def test_a_container_id_is_a_safe_name(text: str) -> None:
     else:
         assert text.isascii()
         assert not set(text) & set("/\0\n \t\\")
-        assert text not in ("", ".", "..")
+        assert text and text[0] != "."
 
 
-@pytest.mark.parametrize("text", ["a", "A.b_c+d-9", "...", "-x", ".hidden", "x" * 1024])
+@pytest.mark.parametrize("text", ["a", "A.b_c+d-9", "-x", "x" * 1024])
 def test_good_ids(text: str) -> None:
     assert flags.container_id(text) == text
 
 
-@pytest.mark.parametrize("text", ["", ".", "..", "a/b", "../x", "a\n", "a b", "é", "a\0", "x" * 1025, "a:b", "\u0661"])
+@pytest.mark.parametrize(
+    "text", ["", ".", "..", "...", ".hidden", "a/b", "../x", "a\n", "a b", "é", "a\0", "x" * 1025, "a:b", "\u0661"]
+)
 def test_bad_ids(text: str) -> None:
     with pytest.raises(RuntimeFailure):
         flags.container_id(text)
