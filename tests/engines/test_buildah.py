@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines.engine import ULIMITS, call, environment, lines, need, sweep
+from engines.engine import ULIMITS, call, environment, lines, need, remove_cgroups, status_field, sweep
 from support.runtime import Result
+from support.terminal import Screen
 
 pytestmark = pytest.mark.skipif(bool(need("buildah")), reason="buildah is not installed")
 
@@ -42,7 +43,7 @@ class Buildah:
             self("rm", "--all").ok()
             self("rmi", "--all", "--force")
         finally:
-            left = sweep(self.directory)
+            left = sweep(self.directory) + remove_cgroups(self.directory.name)
         return [one for one in left if not one.endswith("/root/overlay")]
 
 
@@ -98,6 +99,55 @@ def test_runs_commands_in_a_working_container(buildah: Buildah) -> None:
     assert buildah.run(name, "cat", stdin=b"all of it\n").ok().stdout == "all of it\n"
     buildah.run(name, "touch", "/kept").ok()
     buildah.run(name, "test", "-e", "/kept", flags=("--cap-drop", "CAP_CHOWN", "--user", "1000")).ok()
+
+
+def test_gives_steps_mounts_and_secrets(buildah: Buildah, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("of the context\n")
+    (tmp_path / "secret").write_text("hush\n")
+    steps = [
+        "RUN --mount=type=bind,target=/context cat /context/file >/made",
+        "RUN --mount=type=tmpfs,target=/scratch mount | grep -q 'tmpfs on /scratch' && echo tmpfs >>/made",
+        "RUN --mount=type=cache,target=/cache echo kept >/cache/file",
+        "RUN --mount=type=cache,target=/cache cat /cache/file >>/made",
+        "RUN --mount=type=secret,id=word cat /run/secrets/word >>/made",
+    ]
+    (tmp_path / "Containerfile").write_text(lines(f"FROM {buildah.image}", *steps))
+    buildah.build(tmp_path, "--secret", f"id=word,src={tmp_path}/secret", "--tag", "localhost/mounted").ok()
+    name = buildah("from", "--pull-never", "localhost/mounted").ok().stdout.strip()
+    told = buildah.run(name, "sh", "-c", "cat /made; ! test -e /cache/file && ! test -e /run/secrets/word")
+    assert told.ok().stdout == lines("of the context", "tmpfs", "kept", "hush")
+
+
+def test_gives_a_terminal(buildah: Buildah) -> None:
+    name = buildah("from", buildah.image).ok().stdout.strip()
+    screen = Screen(30, 100)
+    try:
+        fixed = ("buildah", "--root", buildah.directory / "root", "--runroot", buildah.directory / "runroot", "run")
+        flags = ("--runtime", buildah.program, "--isolation", "oci", "--network", "none", "--terminal", name)
+        process = screen.spawn([str(word) for word in (*fixed, *flags, "--", "sh")], env=buildah.env)
+        screen.until("# ")
+        screen.type("tty; echo done-$((40+2))\n")
+        assert "/dev/pts/" in screen.until("done-42")
+        screen.type("exit 3\n")
+        assert process.wait(20) == 3
+    finally:
+        screen.close()
+
+
+def test_binds_limits_and_confines(buildah: Buildah, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("from the host\n")
+    script = (
+        "cat /host/file; touch /host/new; hostname; grep -E 'CapEff|Seccomp:' /proc/self/status; cat /proc/self/cgroup"
+    )
+    limited = ("from", "--memory", "64m", "--cgroup-parent", f"/{buildah.directory.name}", "--cap-drop", "all")
+    name = buildah(*limited, buildah.image).ok().stdout.strip()
+    told = buildah.run(name, "sh", "-c", script, flags=("--volume", f"{tmp_path}:/host:ro", "--hostname", "myself"))
+    assert "Read-only file system" in told.stderr
+    first, second, seccomp_and_caps = told.stdout.split("\n", 2)
+    assert (first, second) == ("from the host", "myself")
+    assert int(status_field(seccomp_and_caps, "CapEff"), 16) == 0
+    assert status_field(seccomp_and_caps, "Seccomp") == "2"
+    assert f":/{buildah.directory.name}\n" in told.stdout
 
 
 def test_says_why_a_command_cannot_be_run_and_leaves_nothing(buildah: Buildah) -> None:
