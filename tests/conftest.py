@@ -52,7 +52,8 @@ def pytest_sessionstart() -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "program" in metafunc.fixturenames:
         # Engines start what they are told; a fixture chooses the audited one for everybody else.
-        ours = AUDITED if "engines" in Path(metafunc.module.__file__).parts else LAUNCHER
+        audited = {"attacks", "engines"} & set(Path(metafunc.module.__file__).parts)
+        ours = AUDITED if audited else LAUNCHER
         programs = [find(name) for name in metafunc.config.getoption("--runtime")] or [str(ours)]
         metafunc.parametrize("program", programs, ids=[Path(program).name for program in programs])
 

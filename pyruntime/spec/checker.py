@@ -7,7 +7,7 @@ for every value of every configuration; paths are only built while descending in
 from __future__ import annotations
 
 from pyruntime.errors import SpecError
-from pyruntime.spec.jsontext import join, shorten
+from pyruntime.spec.jsontext import join, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,4 +148,4 @@ def drop_nulls(node: Node, value: object) -> None:
 
 
 def _expected(what: str, value: object, path: str, found: list[SpecError]) -> None:
-    report(found, path, f"expected {what}, got {shorten(value)}")
+    report(found, path, f"expected {what}, got {quote(value, path)}")

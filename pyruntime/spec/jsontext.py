@@ -187,6 +187,13 @@ def dumps(value: object, indent: int | str | None = None, sort: bool = False) ->
     return text
 
 
+def quote(value: object, path: str) -> str:
+    """`value`, found at `path`, for an error message; only its kind where people keep secrets."""
+    if type(value) in (str, int, float) and ("env" in path.replace("[", ".").split(".") or path[:11] == "annotations"):
+        return "a string" if type(value) is str else "a number"
+    return shorten(value)
+
+
 def shorten(value: object, length: int = 60) -> str:
     """`value` as an error message quotes it: JSON, on one line, at most about `length` characters."""
     if isinstance(value, str):

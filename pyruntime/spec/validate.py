@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pyruntime.errors import SpecError
 from pyruntime.spec import load, rules
 from pyruntime.spec.compile import SCHEMAS
-from pyruntime.spec.jsontext import join, shorten
+from pyruntime.spec.jsontext import join, quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -97,7 +97,7 @@ def _is_missing(error: Any, name: str) -> bool:
 
 
 def _reason(error: Any) -> str:
-    got = f"got {shorten(error.instance)}"
+    got = f"got {quote(error.instance, _path(error))}"
     value = error.validator_value
     schema: dict[str, Any] = error.schema
     if error.validator == "required":
