@@ -88,7 +88,8 @@ def test_destinations_through_links(
                 {"destination": where, "type": kind, "source": source, "options": [*options, "nosuid"]}
             )
 
-        devices = config["linux"]["devices"] = []
+        devices: list[dict[str, object]] = []
+        config["linux"]["devices"] = devices
         for number in range(len(WAYS)):
             link = f"/link{number}"
             mount(f"{link}/{number}-directory", "bind", str(tmp_path), "bind")

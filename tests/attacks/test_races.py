@@ -121,10 +121,10 @@ def test_destinations_of_mounts(
     one = container(["true"], change)
     done = 0
     with swapped(swapping, volume / "a", volume / "b"):
-        for _ in range(races(5)):
+        for number in range(races(50)):
             # Where a mount meets the link, its place may be missing or a link itself: then the whole create fails.
             done += one.run().status == 0
-            if canary.touched():
+            if canary.touched() or (done and number >= races(5)):
                 break
     assert (canary.touched() == set()) is protected
     if protected:
@@ -152,11 +152,11 @@ def test_proc_itself(container: Make, swapping: Swapping, protected: bool) -> No
     (root / "link").symlink_to("other")
     elsewhere = good = 0
     with swapped(swapping, root / "proc", root / "link"):
-        for _ in range(races(16)):
+        for number in range(races(100)):
             result = one.run()
             good += result.status == 0
             elsewhere += "self" in result.stdout
-            if elsewhere:
+            if elsewhere or (good and number >= races(16)):
                 break
     assert good
     assert (elsewhere == 0) is protected
@@ -188,11 +188,11 @@ def test_the_null_device_of_masks(container: Make, swapping: Swapping, protected
     (dev / "link").symlink_to("/proc/sys/kernel/core_pattern")
     false = good = 0
     with swapped(swapping, dev / "null", dev / "link"):
-        for _ in range(races(16)):
+        for number in range(races(100)):
             result = one.run()
             good += result.status == 0
             false += result.status == 0 and result.stdout != "1:3\n"
-            if false:
+            if false or (good and number >= races(16)):
                 break
     assert good
     assert (false == 0) is protected
@@ -227,12 +227,12 @@ def test_the_console(container: Make, swapping: Swapping, canary: Canary, tmp_pa
     (dev / "link").symlink_to(canary.file)
     good = 0
     with swapped(swapping, dev / "console", dev / "link"):
-        for number in range(races(5)):
+        for number in range(races(50)):
             with ConsoleSocket(tmp_path / f"console{number}") as engine:
                 if one.create("--console-socket", str(engine.path)).status == 0:
                     good += 1
                     one.delete("--force").ok()
-            if canary.touched():
+            if canary.touched() or (good and number >= races(5)):
                 break
     assert good
     assert (canary.touched() == set()) is protected
@@ -267,13 +267,13 @@ def test_readonly_paths(container: Make, swapping: Swapping, tmp_path: Path, pro
     one = container(["cat", "/proc/self/mountinfo"], change)
     writable = good = 0
     with swapped(swapping, volume / "a", volume / "b"):
-        for _ in range(races(10)):
+        for number in range(races(100)):
             result = one.run()
             if result.status == 0:
                 covered = covering(result.stdout, "/v/a", "/v/b")
                 good += bool(covered)
                 writable += any("rw" in mount.options for mount in covered)
-            if writable:
+            if writable or (good and number >= races(10)):
                 break
     assert good
     assert (writable == 0) is protected

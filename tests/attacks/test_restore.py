@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("criu"), reason="needs the prog
 
 @pytest.mark.parametrize("name", ["a]:/etc", "a]", "new\nline"])
 @without(
-    "container/checkpoint.py",
+    "container/criu_mounts.py",
     """
     _place = lambda root, destination: "/plain"
     """,
@@ -33,7 +33,7 @@ def test_destination_that_ends_the_key(
 ) -> None:
     """An image's link makes a bind mount lie at a path in which CRIU finds the end of the key and another source.
 
-    Without looking at where it really lies (container/checkpoint.py: _place) the checkpoint goes to CRIU.
+    Without looking at where it really lies (container/criu_mounts.py: _place) the checkpoint goes to CRIU.
     """
 
     def change(config: Config) -> None:

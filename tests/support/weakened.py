@@ -6,6 +6,7 @@ copy of it to whose module that code was appended. The fixture `protected` tells
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ def weaken(directory: Path, changes: Sequence[Change]) -> Path:
     launcher = directory / "bin" / "pyruntime"
     shutil.copy(REPOSITORY / "bin" / "pyruntime", launcher)
     for module, code in changes:
-        with (directory / "pyruntime" / module).open("a") as file:
+        with (directory / "pyruntime" / module).open("r+") as file:  # it must be there
+            file.seek(0, os.SEEK_END)
             file.write("\n\n" + dedent(code).strip() + "\n")
     return launcher
