@@ -50,6 +50,7 @@ MEMBERS: dict[str, type] = {
     "created": str, "annotations": dict, "privatePid": bool, "hooks": dict, "startHooks": bool, "hasProcess": bool,
     "cgroup": dict,
 }  # fmt: skip
+DRIVERS = ("v1", "v2", "systemd", "disabled")
 
 
 class Record:
@@ -235,6 +236,8 @@ def open_container(root: str, container_id: str) -> Record:
     for name, kind in MEMBERS.items():
         if type(data.get(name)) is not kind:
             raise Damaged(f"{directory}/{STATE} is damaged, or of another version ({name}); {advice}")
+    if data["cgroup"].get("driver") not in DRIVERS:
+        raise Damaged(f"{directory}/{STATE} is damaged, or of another version (cgroup); {advice}")
     return Record(root, container_id, data)
 
 
