@@ -13,7 +13,7 @@ The order is the point of this module:
 
 from __future__ import annotations
 
-from errno import ENOSYS, EPERM
+from errno import EINVAL, ENOSYS, EPERM
 
 from pyruntime.errors import SpecError
 from pyruntime.kernel.capabilities import set_no_new_privileges
@@ -80,6 +80,8 @@ class JoinSessionKeyring(Step):
         return f"join the session keyring {self._name.decode()}"
 
     def explain(self, errno: int) -> str:
+        if self._label and errno == EINVAL:
+            return f"the SELinux policy does not know the label {self._label.decode('utf-8', 'replace')}"
         return "unable to join session keyring" + ("; --no-new-keyring keeps the caller's" if errno == EPERM else "")
 
     def apply(self, place: Place) -> None:

@@ -82,6 +82,9 @@ def test_a_label_that_the_policy_does_not_know(container: Make) -> None:
     one = container(["true"], process(selinuxLabel="system_u:system_r:no_such_t:s0"))
     result = one.create()
     assert result.status == 1
+    assert "the SELinux policy does not know the label system_u:system_r:no_such_t:s0" in result.stderr
+    result = container(["true"], process(selinuxLabel="system_u:system_r:no_such_t:s0")).create("--no-new-keyring")
+    assert result.status == 1
     assert "can't set process label system_u:system_r:no_such_t:s0" in result.stderr
     assert one.leaks() == []
 
@@ -92,7 +95,7 @@ def test_mounts_have_the_label(container: Make) -> None:
     one.run("--detach").ok()
     for path in ("/tmp/new", "/dev", "/dev/null", "/dev/pts", "/dev/shm", "/dev/mqueue"):
         assert context(one, path) == CONTEXT, path
-    for path in ("/proc/self", "/sys", "/sys/fs/cgroup"):
+    for path in ("/proc/1", "/sys", "/sys/fs/cgroup"):
         assert "container_file_t" not in context(one, path), path
 
 
