@@ -10,11 +10,12 @@ import re
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from engines.engine import Daemon, call, environment, remove_cgroups, sweep
+from engines.engine import Daemon, call, command_line, environment, processes_of, remove_cgroups, sweep
 from support.container import wait_for
 from support.cri import CONTAINER, EXITED, NODE, POD, Client, Failure, Message
 from support.images import docker_archive
@@ -147,7 +148,7 @@ class Kubelet:
         return Streams(self.connect(address, int(port)), url)
 
     def pod(self, *, network: int = NODE, pid: int = CONTAINER, ipc: int = POD, **more: Any) -> Pod:
-        """Run a sandbox. `security` and `sysctls` go into its part for Linux, the rest into its configuration."""
+        """Run a sandbox. `security`, `sysctls` and `cgroup_parent` go into its part for Linux, the rest beside that."""
         number = next(self.numbers)
         uid = f"{os.getpid()}-{number}-{self.handler}"
         logs = self.directory / "logs" / uid
@@ -157,7 +158,7 @@ class Kubelet:
             "metadata": {"name": f"pod{number}", "uid": uid, "namespace": "default", "attempt": 0},
             "log_directory": str(logs),
             "linux": {
-                "cgroup_parent": f"/{self.group}/pod{uid}",
+                "cgroup_parent": more.pop("cgroup_parent", f"/{self.group}/pod{uid}"),
                 "security_context": {"namespace_options": spaces, **more.pop("security", {})},
                 "sysctls": more.pop("sysctls", {}),
             },
@@ -175,6 +176,11 @@ class Kubelet:
     def close(self) -> list[str]:
         try:
             self.clean()
+            deadline = time.monotonic() + 10  # the shims end behind the answer
+            while any("shim" in command_line(pid) for pid in processes_of(self.directory)):
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.05)
         finally:
             left = self.end()
         return left
@@ -200,7 +206,7 @@ class Pod:
         self.numbers = itertools.count(1)
 
     def create(self, *command: str, name: str | None = None, attempt: int = 0, **more: Any) -> Container:
-        """A container. `security` and `resources` go into its part for Linux, the rest into its configuration."""
+        """A container. `security` and `resources` go into its part for Linux, the rest beside that."""
         name = name or f"c{next(self.numbers)}"
         config: Message = {
             "metadata": {"name": name, "attempt": attempt},

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from engines.engine import cgroup_of, cpu_quota, memory_limit
-from engines.kubelet import Container, Failure, Kubelet
+from engines.engine import call, cgroup_of, cpu_quota, memory_limit
+from engines.kubelet import Container, Failure, Kubelet, handlers
 from support.container import wait_for
 from support.cri import CREATED, EXITED, NODE, NOTREADY, POD, READY, RUNNING, TARGET
 from support.runtime import LAUNCHER, REPOSITORY
@@ -38,6 +38,32 @@ def test_the_documented_configuration_works(engine_directory: Path, archive: Pat
             pod = kubelet.pod()
             assert pod.info()["runtimeOptions"]["binary_name"] == str(LAUNCHER)
             assert pod.run("echo", "hello") == (0, "hello\n")
+    finally:
+        left = kubelet.close()
+    assert not left, f"the CRI plugin left behind: {left}"
+
+
+def test_runs_pods_in_slices_of_systemd(engine_directory: Path, archive: Path, program: str) -> None:
+    """With `SystemdCgroup = true`, and the names that a kubelet gives whose driver is systemd."""
+    if not Path("/run/systemd/system").is_dir():
+        pytest.skip("systemd is not running here")
+    text = handlers({"tested": program}) + "SystemdCgroup = true\n"
+    kubelet = Kubelet(engine_directory / "systemd", archive, text)
+    try:
+        kubelet.handler = "tested"
+        pod = kubelet.pod(cgroup_parent=f"/kubetest.slice/kubetest-pod{os.getpid()}.slice")
+        container = pod.start(*SLEEP, resources={"memory_limit_in_bytes": 64 << 20})
+        pid = container.pid
+        scope = f"cri-containerd-{container.id}.scope"
+        path = f"/kubetest.slice/kubetest-pod{os.getpid()}.slice/{scope}"
+        assert path in Path(f"/proc/{pid}/cgroup").read_text()
+        assert memory_limit(pid) == 64 << 20
+        kubelet.client("UpdateContainerResources", container_id=container.id, linux={"memory_limit_in_bytes": 80 << 20})
+        assert f"MemoryMax={80 << 20}" in call("systemctl", "show", scope).ok().stdout
+        assert container.exec("echo", "up") == (0, "up\n", "")
+        container.stop()
+        container.remove()
+        assert "ActiveState=inactive" in call("systemctl", "show", scope).ok().stdout
     finally:
         left = kubelet.close()
     assert not left, f"the CRI plugin left behind: {left}"
