@@ -6,6 +6,9 @@ into one log line and an exit status. The text is one line: what failed, on whic
 
 from __future__ import annotations
 
+TOO_OLD = "; Linux 5.12 or newer is needed, and no seccomp filter around the runtime that hides its system calls"
+"""What to add to ENOSYS."""
+
 
 class RuntimeFailure(Exception):
     """A verb cannot be carried out. `str()` is the one-line message; `status` the exit status of the program."""

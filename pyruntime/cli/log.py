@@ -13,8 +13,9 @@ from __future__ import annotations
 import posix
 import sys
 import time
+from errno import ENOSYS
 
-from pyruntime.errors import RuntimeFailure
+from pyruntime.errors import TOO_OLD, RuntimeFailure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ def _escape(text: str, quotes: bool) -> str:
 def reason(error: OSError) -> str:
     """The kernel's words for the errno, with the small first letter that engines search for (`no such file …`)."""
     text = error.strerror or str(error)
-    return text[:1].lower() + text[1:]
+    return text[:1].lower() + text[1:] + (TOO_OLD if error.errno == ENOSYS else "")
 
 
 def _write(descriptor: int, line: str) -> None:

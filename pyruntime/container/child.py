@@ -8,10 +8,10 @@ from __future__ import annotations
 import _socket
 import posix
 from _struct import unpack
-from errno import ECONNRESET, ENOTCONN, EPIPE
+from errno import ECONNRESET, ENOSYS, ENOTCONN, EPIPE
 
 from pyruntime.container import init
-from pyruntime.errors import RuntimeFailure
+from pyruntime.errors import TOO_OLD, RuntimeFailure
 from pyruntime.kernel import processes as p
 from pyruntime.plan import command
 from pyruntime.plan import lifecycle as life
@@ -163,4 +163,4 @@ def words(code: int, error: OSError | None = None) -> str:
     text = posix.strerror(code) if code else str(error or "failed")
     detail = getattr(error, "detail", b"")
     said = f"{detail.decode('utf-8', 'replace')}: " if detail else ""
-    return said + text[:1].lower() + text[1:]
+    return said + text[:1].lower() + text[1:] + (TOO_OLD if code == ENOSYS else "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posix
 from _struct import pack
-from errno import ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR
+from errno import ELOOP, ENAMETOOLONG, ENOENT, ENOSYS, ENOTDIR
 
 from pyruntime.errors import SpecError
 from pyruntime.kernel.execve import Vector, execve
@@ -158,10 +158,14 @@ class Command:
         raise failure or CommandError(NO_FILE)
 
     def _may_execute(self, path: bytes) -> None:
-        if self._bypass:
-            syscall(NR["faccessat2"], AT_FDCWD, path, X_OK, AT_EACCESS)
-        else:
-            self._as_user(lambda: syscall(NR["faccessat2"], AT_FDCWD, path, X_OK, AT_EACCESS))
+        try:
+            if self._bypass:
+                syscall(NR["faccessat2"], AT_FDCWD, path, X_OK, AT_EACCESS)
+            else:
+                self._as_user(lambda: syscall(NR["faccessat2"], AT_FDCWD, path, X_OK, AT_EACCESS))
+        except OSError as error:
+            if error.errno != ENOSYS:  # hidden by a filter around us: execve will tell
+                raise
 
     def _as_user(self, action: object) -> None:
         """Do `action` with the file access rights of the container's user."""
