@@ -165,7 +165,7 @@ def test_pids(native: Place) -> None:
     os.close(go)
     os.close(go_on)
     one.update({"pids": {"limit": 0}})
-    assert read(one, "pids", "pids.max", "pids.max") == "0"
+    assert read(one, "pids", "pids.max", "pids.max") == "1", "as runc: it means the same, and systemd knows no 0"
     one.update({"pids": {"limit": -1}})
     assert read(one, "pids", "pids.max", "pids.max") == "max"
 
