@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ netns = "none"
 [engine]
 cgroup_manager = "{manager}"
 events_logger = "file"
+infra_image = "localhost/pause"
 runtime_supports_json = ["pyruntime", "runc", "crun"]
 runtime_supports_nocgroup = ["pyruntime", "crun"]
 tmp_dir = "{directory}/tmp"
@@ -44,6 +46,9 @@ class Podman:
         configuration.write_text(CONFIGURATION.format(directory=directory, ulimits=ulimits, manager=MANAGER))
         self.env = environment(CONTAINERS_CONF=str(configuration), TMPDIR=str(directory / "tmp"))
         self("load", "--input", archive).ok()
+        (directory / "Containerfile").write_text(f'FROM {IMAGE}\nCMD ["sleep", "1000"]\n')
+        pause = ("build", "--isolation", "chroot", "--tag", "localhost/pause", "--file", directory / "Containerfile")
+        self(*pause, directory / "tmp").ok()
 
     def through(self, program: str) -> Podman:
         other = object.__new__(Podman)
@@ -81,6 +86,7 @@ class Podman:
 
     def clean(self) -> None:
         """Remove every container, pod and volume."""
+        remove_false_cgroups()
         self("pod", "rm", "--all", "--force", "--time", "0")
         if self("rm", "--all", "--force", "--time", "0").status:  # in its own order: one that another needs comes later
             self("rm", "--all", "--force", "--time", "0").ok()
@@ -100,3 +106,17 @@ class Podman:
                     except OSError:
                         pass
         return [one for one in left if not one.endswith(("/root/overlay", "/root"))]
+
+
+def remove_false_cgroups() -> None:
+    """Remove what podman 4.3 takes for cgroups: directories and files on the tmpfs around the mounts.
+
+    It makes them for hierarchies that the kernel has and nobody has mounted, and cannot remove a pod then.
+    """
+    for parent in Path("/sys/fs/cgroup").glob("*/libpod_parent"):
+        if not os.path.ismount(parent.parent) and not os.path.exists("/sys/fs/cgroup/cgroup.procs"):  # not version 2
+            shutil.rmtree(parent, ignore_errors=True)
+            try:
+                parent.parent.rmdir()
+            except OSError:
+                pass
