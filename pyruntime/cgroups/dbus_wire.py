@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 ALIGN = {"y": 1, "g": 1, "v": 1, "n": 2, "q": 2, "x": 8, "t": 8, "d": 8, "(": 8, "{": 8}  # all others 4
+BASIC = "ybnqiuxtdsogh"
+DEPTH = 32  # of arrays, and of structures; twice as many with variants. See "Valid Signatures".
 FORMAT = {"y": "<B", "n": "<h", "q": "<H", "i": "<i", "u": "<I", "b": "<I", "h": "<I", "x": "<q", "t": "<Q", "d": "<d"}
 
 
@@ -36,21 +38,28 @@ class Variant:
 
 def first(signature: str) -> str:
     """The first complete type of a signature. Raises ValueError if there is none."""
-    if not signature:
+    arrays = len(signature) - len(signature.lstrip("a"))
+    if arrays > DEPTH:
+        raise ValueError("a D-Bus signature that is nested too deep")
+    code = signature[arrays : arrays + 1]
+    if not code:
         raise ValueError("an empty D-Bus signature")
-    code = signature[0]
-    if code == "a":
-        return "a" + first(signature[1:])
     if code in "({":
         depth = 0
-        for index, character in enumerate(signature):
-            depth += (character in "({") - (character in ")}")
+        for index in range(arrays, len(signature)):
+            depth += (signature[index] in "({") - (signature[index] in ")}")
+            if depth > DEPTH:
+                raise ValueError("a D-Bus signature that is nested too deep")
             if depth == 0:
+                if index == arrays + 1:
+                    break  # a value of no bytes; an array could hold any number of them
+                if code == "{" and signature[arrays + 1] not in BASIC:
+                    break
                 return signature[: index + 1]
-        raise ValueError(f"an unclosed D-Bus signature: {signature!r}")
-    if code not in "ybnqiuxtdsogvh":
+        raise ValueError(f"no complete D-Bus type: {signature[:80]!r}")
+    if code not in BASIC + "v":
         raise ValueError(f"no D-Bus type: {code!r}")
-    return code
+    return signature[: arrays + 1]
 
 
 def types(signature: str) -> list[str]:
@@ -111,11 +120,12 @@ class Writer:
 class Reader:
     """Takes values from bytes. Raises ValueError for what cannot be a message."""
 
-    __slots__ = ("data", "offset")
+    __slots__ = ("data", "depth", "offset")
 
     def __init__(self, data: bytes, offset: int = 0) -> None:
         self.data = data
         self.offset = offset
+        self.depth = 0
 
     def align(self, size: int) -> None:
         self.offset += -self.offset % size
@@ -140,6 +150,15 @@ class Reader:
         if code in "sog":
             (size,) = self._take(1) if code == "g" else unpack_from("<I", self._take(4))
             return self._take(size + 1)[:-1].decode("utf-8", "surrogateescape")
+        if self.depth > 2 * DEPTH:
+            raise ValueError("a D-Bus value that is nested too deep")
+        self.depth += 1
+        value = self._container(kind)
+        self.depth -= 1
+        return value
+
+    def _container(self, kind: str) -> Any:
+        code = kind[0]
         if code == "v":
             signature = self._one("g")
             return Variant(signature, self._one(first(signature)))

@@ -124,18 +124,12 @@ def loads(data: bytes, name: str = "JSON", surrogates: bool = False) -> object:
         value, end = _scan(text, start)
     except _Refused:
         raise _explain(text, start, name) from None
-    except StopIteration as stop:
-        where = stop.value if isinstance(stop.value, int) else start
-        what = "the text is empty" if start == len(text) else f"expected a value at {_position(text, where)}"
-        raise SpecError(name, what) from None
-    except RecursionError:
-        raise SpecError(name, "nested too deeply") from None
+    except (StopIteration, RecursionError) as error:
+        raise _wrong_syntax(error, text, start, name) from None
     except ValueError as error:  # JSONDecodeError, or int() beyond its digit limit
-        place = getattr(error, "pos", None)
-        if not isinstance(place, int):
+        if not isinstance(getattr(error, "pos", None), int):
             raise _explain(text, start, name) from None
-        reason = str(getattr(error, "msg", error)).removesuffix(" at")
-        raise SpecError(name, f"{reason[:1].lower()}{reason[1:]} at {_position(text, place)}") from None
+        raise _wrong_syntax(error, text, start, name) from None
     rest = text[end:].lstrip(_WHITESPACE)
     if rest:
         where = len(text) - len(rest)
@@ -292,9 +286,25 @@ def _too_deep(data: bytes) -> bool:
     return b"()" in nesting or nesting.count(b"(") > DEPTH
 
 
+def _wrong_syntax(error: Exception, text: str, start: int, name: str) -> SpecError:
+    """What the scanner stumbled over, and where."""
+    if isinstance(error, RecursionError):
+        return SpecError(name, "nested too deeply")
+    if isinstance(error, StopIteration):
+        where = error.value if isinstance(error.value, int) else start
+        what = "the text is empty" if start == len(text) else f"expected a value at {_position(text, where)}"
+        return SpecError(name, what)
+    reason = str(getattr(error, "msg", error)).removesuffix(" at")
+    place: int = getattr(error, "pos", start)
+    return SpecError(name, f"{reason[:1].lower()}{reason[1:]} at {_position(text, place)}")
+
+
 def _explain(text: str, start: int, name: str) -> SpecError:
     """Read again, forgiving, and name the first value that is wrong."""
-    value, _ = _json.make_scanner(_Forgiving)(text, start)  # type: ignore[arg-type]
+    try:
+        value, _ = _json.make_scanner(_Forgiving)(text, start)  # type: ignore[arg-type]
+    except (StopIteration, ValueError, RecursionError) as error:
+        return _wrong_syntax(error, text, start, name)  # behind the value that the first reading did not pass
     found = _first_bad(value, "")
     if found is None:  # the numbers are fine here, so the limits changed between two readings: not ours to guess
         raise AssertionError("a JSON text was refused and then accepted")

@@ -249,6 +249,40 @@ def test_with_a_real_bus(tmp_path: Path) -> None:
         process.wait()
 
 
+@pytest.mark.parametrize(
+    ("signature", "body"),
+    [
+        ("v", b"\x01v\0" * 3000),
+        ("(" * 3000 + "y" + ")" * 3000, bytes(10)),
+        ("a" * 3000 + "y", bytes(20000)),
+        ("a()", b"\x08\0\0\0" + bytes(12)),
+        ("a{}", b"\x08\0\0\0" + bytes(12)),
+        ("a{ayy}", Writer().write("a(ayy)", [([1], 2)]).data),
+        ("a{vy}", b"\x08\0\0\0" + bytes(12)),
+    ],
+    ids=[
+        "variants",
+        "structures",
+        "arrays",
+        "empty structures",
+        "empty entries",
+        "keys that are lists",
+        "variant keys",
+    ],
+)
+def test_what_a_peer_must_not_send(signature: str, body: bytes) -> None:
+    """No recursion without end, and no array of values that take no bytes, which would never be complete."""
+    with pytest.raises(ValueError, match="D-Bus"):
+        Reader(bytes(body)).read(signature)
+
+
+def test_the_deepest_that_a_peer_may_send() -> None:
+    value: Any = 7
+    for _ in range(32):
+        value = [value]
+    assert Reader(bytes(Writer().write("a" * 32 + "y", value).data)).read("a" * 32 + "y") == [value]
+
+
 def test_addresses(tmp_path: Path) -> None:
     strange = tmp_path / "a,b=c %"
     bus = FakeBus(strange)

@@ -63,6 +63,12 @@ def test_what_is_no_value(text: str) -> None:
         parse(text)
 
 
+@pytest.mark.parametrize("text", ["@" + "a" * 5000 + "y []", "@" + "(" * 5000, "@a{" * 5000, "<" * 5000, "[" * 5000])
+def test_nothing_is_nested_without_end(text: str) -> None:
+    with pytest.raises(ValueError, match="position"):
+        parse(text)
+
+
 @given(st.text(alphabet="[](){}<>@'\",:abisut0123456789 \\.-", max_size=25))
 def test_any_text_is_a_value_or_an_error(text: str) -> None:
     try:

@@ -177,6 +177,14 @@ def test_too_much_is_refused_before_it_is_looked_at() -> None:
     assert refusal(b" " * (jsontext.LIMIT + 1)) == "config.json: 16777217 bytes are too much, the limit is 16777216"
 
 
+@pytest.mark.parametrize("bad", ['"a":1,"a":2', '"a":NaN', '"a":1e400', '"a":' + "9" * 4400])
+@pytest.mark.parametrize("end", ["", ",", ",x", ', "b": }', "] }", ' "'])
+def test_a_wrong_value_before_wrong_syntax(bad: str, end: str) -> None:
+    """Whichever of the two is named: it is a SpecError."""
+    with pytest.raises(SpecError, match=r"^(config\.json|a): "):
+        jsontext.loads(f"{{{bad}{end}".encode(), "config.json")
+
+
 def test_read_file(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"x" * 10)
