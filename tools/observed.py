@@ -21,6 +21,7 @@ from conformance import registry, requirements  # noqa: E402
 PLACES = {
     "here": "by the conformance suite, on any host with cgroup v1",
     "guest": "by the conformance suite in the virtual machine, see [tests](testing.md)",
+    "selinux": "by the tests named, in the virtual machine with SELinux",
     "stand-in": "with a stand-in for hardware or a kernel that neither has",
     "deviates": "what we do is observed; it is not what the specification says, see [conformance](conformance.md)",
     "nowhere": "no program can see it",

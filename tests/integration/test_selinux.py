@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.changes import linux, mount, process, user_namespace
+from support.bundles import Change
+from support.changes import linux, mount, namespace, process, user_namespace
 from support.container import Container
 
 Make = Callable[..., Container]
@@ -89,9 +90,13 @@ def test_a_label_that_the_policy_does_not_know(container: Make) -> None:
     assert one.leaks() == []
 
 
-def test_mounts_have_the_label(container: Make) -> None:
-    """What is made for the container; its cgroups, processes and devices of the host keep theirs."""
-    one = container(["sleep", "60"], linux(mountLabel=CONTEXT), mount("/tmp/new", "tmpfs", type="tmpfs"))
+@pytest.mark.parametrize("changes", [[], [namespace("cgroup")]], ids=["shared", "own"])
+def test_mounts_have_the_label(container: Make, changes: list[Change]) -> None:
+    """What is made for the container. Processes, cgroups and devices are the host's and keep theirs.
+
+    With a cgroup namespace, cgroup2 is mounted, and the kernel refuses another context for what is mounted already.
+    """
+    one = container(["sleep", "60"], linux(mountLabel=CONTEXT), mount("/tmp/new", "tmpfs", type="tmpfs"), *changes)
     one.run("--detach").ok()
     for path in ("/tmp/new", "/dev", "/dev/null", "/dev/pts", "/dev/shm", "/dev/mqueue"):
         assert context(one, path) == CONTEXT, path
