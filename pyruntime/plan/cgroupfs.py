@@ -8,7 +8,7 @@ above it becomes reachable (CVE-2023-25809).
 from __future__ import annotations
 
 import posix
-from errno import EBUSY, EPERM
+from errno import EBUSY, EINVAL, EPERM
 
 from pyruntime.kernel import mounts as m
 from pyruntime.kernel.libc import path as checked_path
@@ -104,10 +104,20 @@ class MountCgroups(Step):
                 if error.errno not in (EPERM, EBUSY):
                     raise
         try:
-            tree = m.open_tree(m.AT_FDCWD, hierarchy.source)
+            tree = _copy(hierarchy.source)
         except FileNotFoundError:
             # Not the container's alone, so it may look and not touch (CVE-2023-25809).
-            tree = m.open_tree(m.AT_FDCWD, hierarchy.otherwise)
+            tree = _copy(hierarchy.otherwise)
             attributes |= m.MOUNT_ATTR_RDONLY
         m.set_attributes(tree, attributes)
         return tree
+
+
+def _copy(path: bytes) -> int:
+    try:
+        return m.open_tree(m.AT_FDCWD, path)
+    except OSError as error:
+        # In a user namespace, what somebody has covered with another mount is to stay so: both are copied, or none.
+        if error.errno != EINVAL:
+            raise
+        return m.open_tree(m.AT_FDCWD, path, recursive=True)

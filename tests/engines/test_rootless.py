@@ -7,6 +7,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,75 @@ def test_podman_mounts_and_maps(user: User, own_program: str) -> None:
                 "sh", "-c", "id -u; cat /mine/file; touch /new; touch /scratch/new")  # fmt: skip
     assert told.stdout == lines(str(user.ids[0]), "from the user")
     assert "Read-only file system" in told.stderr
+
+
+def test_podman_gives_a_network(user: User, own_program: str) -> None:
+    """Through slirp4netns, with a published port; all of it inside a network namespace that the test made."""
+    if need("slirp4netns", "ip", "nsenter"):
+        pytest.skip("slirp4netns or iproute2 is not installed")
+    name = f"rootless-test-{os.getpid()}"
+    call("ip", "netns", "add", name).ok()
+    inside = ("nsenter", f"--net=/run/netns/{name}")
+    try:
+        call(*inside, "ip", "link", "set", "lo", "up").ok()
+        uid, gid = user.ids
+        become = ("setpriv", f"--reuid={uid}", f"--regid={gid}", "--init-groups", "--inh-caps=-all")
+        podman = (*inside, *become, "podman", "--runtime", own_program)
+        options: dict[str, Any] = {"env": user.env, "cwd": user.directory}
+        call(*podman, "run", "--detach", "--name", "web", "--network", "slirp4netns", "--publish", "127.0.0.1:8090:80",
+             IMAGE, "httpd", "-f", "-p", "80", "-h", "/etc", **options).ok()  # fmt: skip
+        assert "tap0" in call(*podman, "exec", "web", "ls", "/sys/class/net", **options).ok().stdout
+        script = "import sys, urllib.request as r; sys.stdout.write(r.urlopen(sys.argv[1], timeout=2).read().decode())"
+        page = (*inside, sys.executable, "-c", script, "http://127.0.0.1:8090/passwd")
+        wait_for(lambda: "root:x:0:0" in call(*page).stdout, "the page", 20)
+        call(*podman, "rm", "--force", "--time", "0", "web", **options).ok()
+    finally:
+        call("ip", "netns", "delete", name).ok()
+
+
+def test_podman_shares_a_pod(user: User, own_program: str) -> None:
+    (user.directory / "tmp" / "Containerfile").write_text(f'FROM {IMAGE}\nCMD ["sleep", "1000"]\n')
+    podman = ("podman", "--runtime", own_program)
+    build = ("build", "--isolation", "chroot", "--tag", "localhost/pause", "--file", "tmp/Containerfile", "run")
+    user(*podman, *build).ok()
+    user(*podman, "pod", "create", "--name", "pod", "--infra-image", "localhost/pause", "--network", "none",
+         "--share", "net,ipc,uts,pid", "--hostname", "shared").ok()  # fmt: skip
+    try:
+        for one in ("one", "two"):
+            user(*podman, "run", "--detach", "--pod", "pod", "--name", one, IMAGE, "sleep", "1000").ok()
+        spaces = [
+            user(*podman, "exec", one, "sh", "-c", "cd /proc/self/ns; readlink net ipc uts pid; hostname").ok().stdout
+            for one in ("one", "two")
+        ]
+        assert spaces[0] == spaces[1] and spaces[0].endswith("shared\n")
+    finally:
+        user(*podman, "pod", "rm", "--force", "--time", "0", "pod")
+
+
+@pytest.mark.parametrize("mode", ["keep-id", "nomap", "host"])
+def test_podman_maps_users(user: User, own_program: str, mode: str) -> None:
+    script = "id -u; cat /proc/self/uid_map"
+    told = user("podman", "--runtime", own_program, "run", "--rm", "--userns", mode, IMAGE, "sh", "-c", script)
+    lines_ = told.ok().stdout.splitlines()
+    mine = [line.split() for line in lines_[1:]]
+    assert lines_[0] == (str(user.ids[0]) if mode == "keep-id" else "0")
+    if mode == "keep-id":
+        assert [str(user.ids[0]), "0", "1"] in mine  # seen from podman's own namespace, in which the user is 0
+    elif mode == "nomap":
+        assert mine[0][:2] == ["0", "1"]
+
+
+def test_podman_checks_health_and_copies(user: User, own_program: str) -> None:
+    podman = ("podman", "--runtime", own_program)
+    user(*podman, "run", "--detach", "--name", "one", "--health-cmd", "test -e /tmp/well", "--health-interval",
+         "disable", IMAGE, "sleep", "1000").ok()  # fmt: skip
+    assert user(*podman, "healthcheck", "run", "one").status == 1
+    (user.directory / "tmp" / "well").touch()
+    user(*podman, "cp", "tmp/well", "one:/tmp/well").ok()
+    user(*podman, "healthcheck", "run", "one").ok()
+    told = user(*podman, "run", "--rm", "--tty", "--volume", "some:/data:U", "--user", "1000", IMAGE,
+                "sh", "-c", "test -t 1 && touch /data/x && stat -c %u /data/x")  # fmt: skip
+    assert told.ok().stdout.strip() == "1000"
 
 
 def test_runs_a_bundle_of_spec_rootless(user: User, own_program: str, rootfs: Path) -> None:

@@ -142,3 +142,26 @@ def test_the_hosts_processes_in_sight(user: User) -> None:
     done = user("run", "web")
     assert done.returncode == 0, done.stdout
     assert "Such configuration is strongly discouraged" in done.stdout
+
+
+def test_a_cgroup_mount_with_something_on_top(user: User) -> None:
+    """What covers a file of it is locked in the user namespace: the two can only be shown together."""
+    user.config(["sh", "-c", "ls /sys/fs/cgroup/unified/cgroup.controllers /sys/fs/cgroup/cgroup.controllers; true"])
+    lines = [line.split(" - ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    points = [before.split()[4] for before, after in lines if after.startswith("cgroup2 ")]
+    if not points:
+        pytest.skip("there is no cgroup2 mount here")
+    script = f'mount --bind /dev/null {points[0]}/cgroup.controllers && exec "$@"'
+    become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--inh-caps=-all"]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", *become, str(user.home / "bin" / "pyruntime"), "run", "web"],
+        cwd=user.bundle,
+        env={"XDG_RUNTIME_DIR": str(user.home / "run"), "HOME": str(user.home), "PATH": "/usr/bin:/bin"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "cgroup.controllers" in done.stdout
