@@ -68,10 +68,12 @@ def forget() -> None:
         for name in names:
             with contextlib.suppress(OSError):
                 process.mount("cgroup", place, "cgroup", data=name)
-                for folder in sorted(place.glob("**/"), reverse=True):
-                    if folder != place:
-                        folder.rmdir()
-                process.umount(place)
+                try:
+                    for folder in sorted(place.glob("**/"), reverse=True):
+                        if folder != place:
+                            folder.rmdir()
+                finally:
+                    process.umount(place)
         time.sleep(0.2)
     place.rmdir()
 
