@@ -284,6 +284,9 @@ class SystemdV2(V2):
     def update(self, resources: dict[str, Any]) -> None:
         from pyruntime.cgroups.merge import changes, merge
 
+        resources, warning = unit_of.without_weight(resources, self.unit.version())
+        if warning:
+            self.warnings.append(warning)
         merged = merge(self.resources, resources)
         self._check_usage(resources, merged)
         self.unit.set(_changed(changes(resources, merged), merged, self.unit.version(), True))

@@ -104,6 +104,25 @@ def identity(unit: str, slice_name: str, pid: int, accounting: str) -> Propertie
     return result
 
 
+def without_weight(resources: dict[str, Any], version: int) -> tuple[dict[str, Any], str]:
+    """`resources` without a weight that goes with cpu.idle, and what to say about it ("" when there is none).
+
+    systemd has one property for both, and the kernel refuses a weight for a group that is idle. cgroup v2 only.
+    """
+    if version < CPU_IDLE:
+        return resources, ""
+    warning = ""
+    cpu = resources.get("cpu") or {}
+    if cpu.get("idle") == 1 and cpu.get("shares"):
+        resources = {**resources, "cpu": {key: value for key, value in cpu.items() if key != "shares"}}
+        warning = "unable to apply both cpu.shares and cpu.idle to systemd, ignoring cpu.shares"
+    files = resources.get("unified") or {}
+    if files.get("cpu.idle", "").strip() == "1" and "cpu.weight" in files:
+        resources = {**resources, "unified": {key: value for key, value in files.items() if key != "cpu.weight"}}
+        warning = "unable to apply both cpu.weight and cpu.idle to systemd, ignoring cpu.weight"
+    return resources, warning
+
+
 def limits(resources: dict[str, Any], version: int, unified: bool) -> Properties:
     """The limits that systemd knows of. `version` is systemd's; `unified` says cgroup v2."""
     cpu, memory = resources.get("cpu") or {}, resources.get("memory") or {}

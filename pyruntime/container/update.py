@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posix
 
-from pyruntime.container import store
+from pyruntime.container import report, store
 from pyruntime.errors import RuntimeFailure
 
 TYPE_CHECKING = False
@@ -31,6 +31,8 @@ def update(context: Context, container_id: str, resources: dict[str, Any]) -> No
         cgroup = record.cgroup()
         if wanted:
             cgroup.update(wanted)
+            for warning in cgroup.warnings:
+                report.warn(warning)
         if resources.get("intelRdt"):
             from pyruntime.container import resctrl
 

@@ -68,6 +68,20 @@ def values(properties: unit.Properties) -> dict[str, Any]:
 INFINITY = (1 << 64) - 1
 
 
+def test_a_weight_does_not_go_with_idle() -> None:
+    cpu = {"shares": 200, "idle": 1, "quota": 5}
+    resources, warning = unit.without_weight({"cpu": cpu}, 252)
+    assert resources == {"cpu": {"idle": 1, "quota": 5}}
+    assert warning.startswith("unable to apply both cpu.shares and cpu.idle to systemd")
+    files = {"cpu.idle": "1", "cpu.weight": "8"}
+    resources, warning = unit.without_weight({"unified": files}, 252)
+    assert resources == {"unified": {"cpu.idle": "1"}}
+    assert warning.startswith("unable to apply both cpu.weight and cpu.idle to systemd")
+    for harmless in ({"cpu": {"shares": 200, "idle": 0}}, {"cpu": {"idle": 1}}, {"unified": {"cpu.weight": "8"}}):
+        assert unit.without_weight(harmless, 252) == (harmless, "")
+    assert unit.without_weight({"cpu": cpu}, 251) == ({"cpu": cpu}, "")  # it does not know of cpu.idle
+
+
 def test_limits_on_v2() -> None:
     resources = {
         "memory": {"limit": 1000, "swap": 3000, "reservation": 500},
