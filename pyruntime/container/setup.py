@@ -33,6 +33,8 @@ def launch(
     listening = listen_fds()
     close_unknown(listening + options.preserve_fds)
     spec = _load(bundle, options)
+    if not gated and spec.get("process") is None:
+        raise SpecError("process", "required by run: process property must not be empty")
     _check_terminal(spec, options, detached)
     _check_root(spec, bundle)
     rootless = is_rootless(context)

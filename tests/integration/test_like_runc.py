@@ -54,6 +54,18 @@ def test_which_error_comes_first(container: Make) -> None:
         assert "invalid environment variable: " in one.exec("--env=" + variable, "true").stderr
 
 
+def test_run_needs_a_process(container: Make) -> None:
+    """`create` does not, by the specification: its container can be looked at, and deleted."""
+    one = container(["true"], lambda config: config.pop("process"))
+    result = one.run()
+    assert result.status == 1 and "process property must not be empty" in result.stderr
+    assert one.leaks() == []
+    one.create().ok()
+    assert one.status == "created"
+    result = one.start()
+    assert result.status == 1 and "without a process" in result.stderr
+
+
 # The working directory.
 
 
