@@ -32,6 +32,13 @@ static const char *const kept_variables[] = {
     "PATH", "PYRUNTIME_PROFILE", "TERM", "TMPDIR", "TZ", "USER", "XDG_RUNTIME_DIR", NULL,
 };
 
+/* What the loader and the C library of the interpreter would obey; and two variables that Python obeys in spite of -E:
+ * they say where it is, and so where its library is. */
+static const char *const removed_variables[] = {
+    "LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH", "GLIBC_TUNABLES", "GCONV_PATH", "LOCPATH", "NLSPATH",
+    "PYTHONEXECUTABLE", "__PYVENV_LAUNCHER__", NULL,
+};
+
 static char bin[PATH_MAX];          /* the directory that this program lies in */
 static char package[PATH_MAX + 64]; /* the directory of the Python package */
 static char version[32] = "3";      /* of the interpreter that the package is installed for */
@@ -219,6 +226,8 @@ int main(int argc, char **argv, char **environment) {
         return 1;
     }
     *slash = 0;
+    for (const char *const *name = removed_variables; *name; name++)
+        unsetenv(*name); /* takes it out of `environment`, in place */
     if (!find_package()) {
         fprintf(stderr, "pyruntime: the package pyruntime is not installed beside %s: install it again\n", bin);
         return 1;

@@ -88,6 +88,64 @@ def test_finds_its_package_and_isolates(tmp_path: Path, launcher_file: Path, lay
     assert path == "[]"
 
 
+# Loaded into a Python, it leaves a mark; the shell that the script is run by is the caller's.
+PRELOADED = """
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+__attribute__((constructor)) static void loaded(void) {
+    char exe[4096] = "";
+    if (readlink("/proc/self/exe", exe, sizeof exe - 1) > 0 && strstr(exe, "/python"))
+        close(open(MARK, O_CREAT | O_WRONLY, 0666));
+}
+"""
+
+# Everything that could be changed about what runs.
+STATE = """
+import sys, posix
+print(sys.flags, sys.path, sorted(sys.modules), sys.executable, sys._xoptions, sys.warnoptions, sys.pycache_prefix)
+print(sys.stdout.encoding, sys.stdout.errors, sys.getfilesystemencoding())
+import argparse, json, locale
+print(sorted(sys.modules), json.__file__, locale.setlocale(locale.LC_MESSAGES))
+"""
+
+
+def test_nothing_in_the_environment_changes_what_runs(tmp_path: Path, launcher_file: Path) -> None:
+    """Neither Python's variables nor the loader's, nor a home with a user site, nor the current directory."""
+    launcher, main = install(tmp_path / "prefix", "virtual environment", launcher_file)
+    main.write_text(STATE)
+    mark, evil = tmp_path / "mark", tmp_path / "evil"
+    for folder in (evil, evil / f".local/lib/{VERSION}/site-packages", evil / "lib" / VERSION):
+        folder.mkdir(parents=True)
+        for name in ("json", "argparse", "locale", "os", "sitecustomize", "usercustomize", "encodings", "site"):
+            (folder / f"{name}.py").write_text(f"open({str(mark)!r}, 'w')")
+        (folder / "evil.pth").write_text("import sitecustomize\n")
+    (evil / "pyvenv.cfg").write_text(f"home = {evil}\n")
+    library = evil / "evil.so"
+    build = ["gcc", "-shared", "-fPIC", f'-DMARK="{mark}"', "-xc", "-o", str(library), "-"]
+    subprocess.run(build, input=PRELOADED.encode(), check=True)
+    everything = dict.fromkeys(
+        "PYTHONPATH PYTHONHOME PYTHONUSERBASE PYTHONPYCACHEPREFIX PYTHONPLATLIBDIR HOME TMPDIR PATH"
+        " LD_LIBRARY_PATH GCONV_PATH LOCPATH NLSPATH XDG_CONFIG_HOME VIRTUAL_ENV".split(),
+        str(evil),
+    )
+    for (
+        name
+    ) in "PYTHONINSPECT PYTHONDEBUG PYTHONOPTIMIZE PYTHONVERBOSE PYTHONMALLOC PYTHONTRACEMALLOC PYTHONDEVMODE".split():
+        everything[name] = "1"
+    for name in "LC_ALL LC_CTYPE LANG LANGUAGE PYTHONIOENCODING PYTHONCOERCECLOCALE PYTHONWARNINGS".split():
+        everything[name] = "error"
+    everything["PYTHONSTARTUP"] = everything["PYTHONBREAKPOINT"] = str(evil / "os.py")
+    # Python looks for pyvenv.cfg, and so for its library, where these say that it is, whatever the flags say.
+    everything["PYTHONEXECUTABLE"] = everything["__PYVENV_LAUNCHER__"] = str(evil / "bin" / "python3")
+    everything["LD_PRELOAD"] = everything["LD_AUDIT"] = str(library)
+    everything["GLIBC_TUNABLES"] = "glibc.malloc.check=3"
+    assert lines(launcher, "state", cwd=evil, env=everything) == lines(launcher, "state")
+    assert not mark.exists()
+    subprocess.run(["/usr/bin/python3", "-c", ""], env={"LD_PRELOAD": str(library)}, check=True)
+    assert mark.exists(), "the trap does not work"
+
+
 def test_works_through_links_and_under_other_names(tmp_path: Path, launcher_file: Path) -> None:
     launcher, main = install(tmp_path, "virtual environment", launcher_file)
     first, second = tmp_path / "runc", tmp_path / "links" / "crun"
