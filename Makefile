@@ -6,7 +6,9 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 VENV := .venv
 BUNDLE ?= bundles/hello
 PYTEST_FLAGS ?=
+SOAK_FLAGS ?=
 BENCH_FLAGS ?=
+FUZZ_SECONDS ?= 10
 VM_MODE ?= systemd
 VM_TESTS ?= tests/integration/cgroups tests/integration/test_cgroup_v2.py tests/integration/test_cgroup_systemd_verbs.py \
 	tests/integration/test_requirements.py
@@ -23,13 +25,16 @@ BENCH_PACKAGES := busybox-static gcc libc6-dev strace
 # A virtual machine and what its guest takes from this machine's root.
 VM_PACKAGES := qemu-system-x86 kmod e2fsprogs busybox-static systemd dbus apparmor
 
-.PHONY: help run test vm vm-selinux unit lint bench install uninstall seal unseal clean
+.PHONY: help run test fuzz vm vm-selinux unit lint bench install uninstall seal unseal clean
 
 help:
 	@echo "make run       run the sample container of $(BUNDLE) (another one: make run BUNDLE=bundles/shell)"
 	@echo "make test      run all tests; installs what they need, takes some minutes, makes containers as root"
+	@echo "make fuzz      search for inputs that break a parser, FUZZ_SECONDS for each of ten (10)"
 	@echo "make vm        run tests on cgroup v2 in a virtual machine (VM_MODE=plain or systemd, VM_TESTS=...)"
 	@echo "make vm-selinux  the same on a kernel with SELinux: labels of programs and mounts"
+	@echo "make faults    fail every system call and kill at every step, not only at a sample of them; some minutes"
+	@echo "make soak      a thousand containers in a row, a hundred at once, races (SOAK_FLAGS='--seconds 3600': for an hour)"
 	@echo "make unit      run the tests that need neither root nor a container"
 	@echo "make lint      check types, style, and what code in containers may do (mypy, ruff, tools/inside)"
 	@echo "make bench     compare with the other runtimes of this machine, and write docs/performance.* (15 minutes with"
@@ -57,6 +62,21 @@ $(VENV)/ready: pyproject.toml
 test: $(VENV)/ready compiled
 	@tools/install-missing $(RUN_PACKAGES) $(TEST_PACKAGES)
 	$(SUDO) $(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
+
+fuzz: $(VENV)/ready compiled
+	@$(VENV)/bin/python tools/requirements.py fuzz | \
+		$(VENV)/bin/pip install --quiet --disable-pip-version-check --only-binary atheris -r /dev/stdin || \
+		echo "atheris cannot be installed here"
+	$(VENV)/bin/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
+# The usual run takes a sample of the faults.
+faults: $(VENV)/ready compiled
+	@tools/install-missing $(RUN_PACKAGES) $(TEST_PACKAGES)
+	$(SUDO) env FAULTS=all $(VENV)/bin/python -m pytest tests/faults $(PYTEST_FLAGS)
+
+soak: $(VENV)/ready compiled
+	@tools/install-missing $(RUN_PACKAGES) busybox-static
+	$(SUDO) $(VENV)/bin/python -m tests.faults.soak $(SOAK_FLAGS)
 
 vm: $(VENV)/ready compiled
 	@tools/install-missing $(RUN_PACKAGES) $(TEST_PACKAGES) $(VM_PACKAGES)

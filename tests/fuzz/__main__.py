@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 SEEDS = Path(__file__).parent / "seeds"
-NAMES = "config mount_options id_map mountinfo seccomp passwd layer cgroup_path annotations message".split()
+NAMES = "config mount_options id_map mountinfo seccomp passwd layer cgroup_path annotation message".split()
 INSTRUMENTED = [
     "pyruntime.spec", "pyruntime.plan", "pyruntime.cgroups", "pyruntime.image", "pyruntime.network",
     "pyruntime.container", "pyruntime.cli",
@@ -24,7 +24,7 @@ INSTRUMENTED = [
 
 def fuzz(name: str, arguments: list[str]) -> None:
     """In the process of one target. Does not return."""
-    import atheris  # type: ignore[import-not-found, unused-ignore]
+    import atheris
 
     with atheris.instrument_imports(include=INSTRUMENTED):
         from . import targets

@@ -206,7 +206,7 @@ def passwd(data: bytes) -> None:
         for number in (user.uid, user.gid, *user.additional):
             assert 0 <= number < 0xFFFFFFFF
     original = command._read
-    command._read = lambda _path, size: accounts[:size]
+    command._read = lambda path, size: accounts[:size]
     try:
         home = command._home_of(1000)
     finally:
@@ -255,7 +255,7 @@ def cgroup_path(data: bytes) -> None:
     assert "/" not in name and "/../" not in unit.expand(slice_name) + "/"
 
 
-def annotations(data: bytes) -> None:
+def annotation(data: bytes) -> None:
     """Annotations that we act upon: `name=value` lines, as systemd properties and as network options."""
     given = dict(line.partition("=")[::2] for line in words(data))
     for prefix, take in ((unit.ANNOTATION, systemd), (network.ANNOTATION, _network)):
@@ -320,7 +320,7 @@ TARGETS: dict[str, Target] = {
         passwd,
         layer,
         cgroup_path,
-        annotations,
+        annotation,
         message,
     )
 }

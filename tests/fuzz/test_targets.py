@@ -21,13 +21,13 @@ FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(Health
 
 TOKENS: dict[str, list[str]] = {
     "config": ["{", "}", "[", "]", ",", '"a":', "NaN", "1e400", "9" * 4400, "null", '"\\udc80"', '"\\u0000"', "\ufeff"],
-    "mount_options": ["ro", "rbind", "idmap=uids=0-1-2#3-4-5", "size=1", "tmpcopyup", "rprivate", "context=a", ",", "="],
+    "mount_options": ["ro", "rbind", "idmap=uids=0-1-2#3-4-5", "size=1", "tmpcopyup", "rprivate", "context=a", ","],
     "mountinfo": [
         "1 2 0:1 / /sys/fs/cgroup", " - cgroup cgroup rw,cpu,name=x\n", " - cgroup2 c rw\n", "\\040", "\r", "\x0b",
     ],
     "passwd": ["root:x:0:0:root:/root:/bin/sh\n", "\n\n", "1000", "4294967295", "a:b", "\uff11", "+5", ":", "\x85"],
     "cgroup_path": ["/", "..", ".", "a", ":", "-", "slice", ".slice", "system.slice:x:y", "\n", "\0", "x" * 300],
-    "annotations": [
+    "annotation": [
         "TimeoutStopUSec", "=", "uint64 5", "true", "'x'", "@as []", "[", "<", "{", "mtu", "publish", "80:80", "\n",
     ],
     "message": ["E", "R", "\0\0\0\0", "\xff\xff\xff\xff", "a{sv}\0", '{"id": "id", "pid": 1}', "\n", "\x1b[0m"],
@@ -64,7 +64,7 @@ def test_the_seeds(name: str) -> None:
             run(TARGETS[name], data[:cut])
 
 
-LEAVES = st.one_of(
+LEAVES: st.SearchStrategy[Any] = st.one_of(
     st.none(), st.booleans(), st.integers(-(1 << 65), 1 << 65), st.floats(), st.text(max_size=8)
 ) | st.sampled_from([[], {}])  # fmt: skip
 
