@@ -108,6 +108,8 @@ class Child:
         try:
             message, ancillary, flags, _ = self.channel.recvmsg(MESSAGE_LIMIT, 256, _socket.MSG_CMSG_CLOEXEC)
         except OSError as error:
+            if error.errno == ECONNRESET:  # it ended without reading all that we had sent
+                return b""
             raise RuntimeFailure(f"cannot hear from the container's init: {words(error.errno or 0)}") from None
         received: list[int] = []
         for level, kind, data in ancillary:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.trial import Room, complaints, left_behind, rich
+from faults.trial import Room, complaints, left_behind, only_all, rich
 from support.bundles import Config
 from support.container import Container, wait_for
 
@@ -125,6 +125,7 @@ def frozen_file_system(tmp_path: Path) -> Any:
         subprocess.run(["umount", "--lazy", point], check=True)
 
 
+@only_all
 def test_a_process_that_cannot_be_interrupted(room: RoomFactory, frozen_file_system: Path) -> None:
     """It sleeps in a page fault on a frozen file system. No verb hangs, and `delete` succeeds once it wakes."""
     (frozen_file_system / "file").write_bytes(b"x" * 4096)

@@ -209,7 +209,11 @@ def crowded() -> Iterator[Callable[[int], Callable[[], None]]]:
 
     def join(limit: int) -> Callable[[], None]:
         (directory / "pids.max").write_text(str(limit))
-        return lambda: (directory / "cgroup.procs").write_text("0") and None  # type: ignore[func-returns-value]
+
+        def enter() -> None:
+            (directory / "cgroup.procs").write_text("0")
+
+        return enter
 
     yield join
     directory.rmdir()
@@ -222,7 +226,7 @@ def test_no_more_processes(room: RoomFactory, crowded: Callable[[int], Callable[
     failed(one.run(preexec=crowded(1)), "resource temporarily unavailable", "pids", "clone")
     assert not left_behind(one)
     one.run(preexec=crowded(2)).ok()
-    lives = here.bundle.config["process"]["args"] = ["sleep", "1000"]
+    here.bundle.config["process"]["args"] = ["sleep", "1000"]
     here.bundle.write()
     lives = here.running()
     failed(lives.exec("true", preexec=crowded(1)), "resource temporarily unavailable", "pids", statuses=(255,))

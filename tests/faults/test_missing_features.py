@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults.trial import Room, complaints, left_behind, rich
+from faults.trial import Room, complaints, left_behind, only_all, rich
 from support.runtime import Result, Runtime
 
 RoomFactory = Callable[..., Room]
@@ -91,6 +91,7 @@ def test_what_cannot_be_done_without_is_told(look: Room, call: str) -> None:
 
 
 @pytest.mark.parametrize("call", NEEDED["run"])
+@only_all
 def test_a_filter_that_denies_is_told_as_well(look: Room, call: str) -> None:
     """As an engine's default profile does with calls that it does not know."""
     one = look.new()

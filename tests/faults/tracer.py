@@ -7,10 +7,11 @@ the interpreter's own start does not count; those of its children count until th
 
     tracer.py RESULT ROLE ACTION INDEX MARKER[,MARKER...] -- PROGRAM ARGUMENTS...
 
-ROLE is `runtime`, the process that is started, or `child1`, `child2`, ...: what it clones, in that order. ACTION is
-`record`, `kill`, `stop:SIGNAL` (send a signal) or an errno with which the call fails without being made. RESULT becomes
-a JSON document: {"calls": {role: [[name, text], ...]}, "hit": [name, text] or null}. The exit status is that of the
-program, or 128 + the number of the signal that ended it. When the program has ended its children go on untraced.
+INDEX is N or N:NAME, which means the first call of that name from the Nth on. ROLE is `runtime`, the process that is
+started, or `child1`, `child2`, ...: what it clones, in that order. ACTION is `record`, `kill`, `stop:SIGNAL` (send a
+signal) or an errno with which the call fails without being made. RESULT becomes a JSON document: {"calls": {role:
+[[name, text], ...]}, "hit": [name, text] or null}. The exit status is that of the program, or 128 + the number of the
+signal that ended it. When the program has ended its children go on untraced.
 """
 
 from __future__ import annotations
@@ -83,8 +84,10 @@ def text_at(pid: int, address: int) -> str:
 class Tracer:
     """The processes that are followed, and the one fault."""
 
-    def __init__(self, program: int, role: str, action: str, index: int, marker: str) -> None:
-        self.program, self.role, self.action, self.index = program, role, action, index
+    def __init__(self, program: int, role: str, action: str, index: str, marker: str) -> None:
+        self.program, self.role, self.action = program, role, action
+        number, _, self.name = index.partition(":")
+        self.index = int(number)
         self.markers = marker.split(",") if marker else []
         self.roles = {program: "runtime"}
         self.counting = not marker
@@ -153,7 +156,9 @@ class Tracer:
             return
         made = self.calls.setdefault(role, [])
         made.append((name, text))
-        if role == self.role and len(made) == self.index + 1 and self.action != "record":
+        if self.action == "record" or self.hit or role != self.role or len(made) <= self.index:
+            return
+        if self.name in ("", name):
             self.hit = (name, text)
             if self.action == "kill":
                 os.kill(pid, signal.SIGKILL)
@@ -187,7 +192,7 @@ def main() -> int:
     result, role, action, index, marker, _, *command = sys.argv[1:]
     program = start(command)
     # It runs until it asks for a stop: the first is that of its exec, from which on calls are seen.
-    tracer = Tracer(program, role, action, int(index), marker)
+    tracer = Tracer(program, role, action, index, marker)
     status = tracer.loop()
     with open(result, "w") as file:
         json.dump({"calls": tracer.calls, "hit": tracer.hit}, file)
