@@ -3,7 +3,7 @@
 The process was cloned with everything it needs in memory and does nothing but apply steps in order. From pivot_root
 on, files of the container lie where Python would look for its own: an import, a codec, a traceback would run the
 image's code as the host's root. So the import system is closed before the first step, hooks end the process at
-whatever would open it again, and the only ways out are execve and _exit (docs/security.md, rules P9 to P24).
+whatever would open it again, and the only ways out are execve and _exit (docs/container-side.md, rules P9 to P24).
 """
 
 from __future__ import annotations

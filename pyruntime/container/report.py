@@ -2,7 +2,7 @@
 
 The room does not know how log lines look or where they go. The command line sets the two hooks; a program that uses
 the room as a library may set its own. They belong to the runtime process: code on the container's side of a fork never
-calls them (rule P31 in docs/security.md).
+calls them (rule P31 in docs/container-side.md).
 """
 
 from __future__ import annotations

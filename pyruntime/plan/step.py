@@ -2,7 +2,7 @@
 
 A step is one act of setting a container up. Planning makes steps from the checked spec with every path, flag and
 number already in the form the kernel takes; applying a step makes the kernel calls and nothing else. Steps that run in
-the container's init obey the container-side rules (docs/security.md): no import, no name lookup, no codec, no
+the container's init obey the rules of docs/container-side.md: no import, no name lookup, no codec, no
 formatting while they run, which is why everything is computed in `__init__`.
 """
 

@@ -307,7 +307,7 @@ def test_the_main_program_is_not_compiled_anew(tmp_path: Path, change: str) -> N
 
 def test_other_verbs_start_no_helper(compiled_runtime: Path, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
-    words = ["strace", "-f", "-qq", "-o", str(trace), "-e", "trace=process", compiled_runtime, "state", "nobody"]
+    words = ["strace", "-f", "-qq", "-o", str(trace), "-e", "trace=process", str(compiled_runtime), "state", "nobody"]
     subprocess.run(words, capture_output=True, check=False)
     assert "clone" not in trace.read_text()
 

@@ -1,4 +1,4 @@
-"""A lint of the code that runs inside containers, and of what it rests on: rules P1 to P31 of docs/security.md.
+"""A lint of the code that runs inside containers, and of what it rests on: rules P1 to P31 of docs/container-side.md.
 
     python -m tools.inside        one line for each place that breaks a rule; exit status 1 if there is one
 
