@@ -84,8 +84,8 @@ def test_descriptors_of_the_runtime_in_hooks(container: Make, tmp_path: Path, pr
     assert (str(tmp_path / "directory") in out.read_text()) is not protected
 
 
-# Annotations by which some runtime, engine or hook of the market changes what it does, and we do not. Those that we obey
-# are listed in docs/security.md and by `features`, for engines not to take them from images.
+# Annotations by which some runtime, engine or hook of the market changes what it does, and we do not. Those that we
+# obey are listed in docs/security.md and by `features`, for engines not to take them from images.
 FOREIGN = {
     "run.oci.handler": "krun",
     "run.oci.mount_context_type": "rootcontext",

@@ -12,7 +12,6 @@ import random
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.bundles import Change, Config
@@ -143,9 +142,8 @@ def test_new_namespaces_belong_to_the_joined_user_namespace(container: Make, fir
 
 
 def test_time_of_another_container_with_its_offsets(container: Make) -> None:
-    first = container(
-        ["sleep", "60"], namespace("time"), lambda config: config["linux"].update(timeOffsets={"boottime": {"secs": 7777777}})
-    )  # fmt: skip
+    offsets = {"boottime": {"secs": 7777777}}
+    first = container(["sleep", "60"], namespace("time"), lambda config: config["linux"].update(timeOffsets=offsets))
     first.run("--detach").ok()
     two = container(["sleep", "60"], namespace("time", f"/proc/{first.pid}/ns/time"))
     two.run("--detach").ok()

@@ -57,12 +57,6 @@ def of_kind(spans: list[Event], kind: str) -> list[Event]:
     return [event for event in spans if event["cat"] == kind]
 
 
-@pytest.fixture
-def runtime(program: str, tmp_path: Path) -> Runtime:
-    """Without the audit hook of the tests: it would be measured as well."""
-    return Runtime(program, tmp_path / "state")
-
-
 def profiled(runtime: Runtime, path: Path | str) -> Runtime:
     return Runtime(runtime.program, runtime.root, [*runtime.flags, "--profile", str(path)])
 

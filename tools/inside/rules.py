@@ -1,4 +1,4 @@
-"""The rules, each a function that yields (node, message) for what breaks it. docs/container-side.md has their numbers."""
+"""The rules, each a function that yields (node, message) for what breaks it. Their numbers: docs/container-side.md."""
 
 from __future__ import annotations
 
