@@ -29,7 +29,7 @@ def commit(repository: Path | None = None) -> str:
             return head
         if (git / name).is_file():
             return (git / name).read_text(encoding="ascii").strip()
-        for line in (git / "packed-refs").read_text(encoding="ascii").splitlines():
+        for line in (git / "packed-refs").read_text(encoding="ascii").split("\n"):
             if line.endswith(f" {name}"):
                 return line.partition(" ")[0]
     except (OSError, ValueError):

@@ -155,10 +155,8 @@ def _become(
 ) -> None:
     posix.setpgid(0, 0)  # so that a timeout ends what the hook started as well
     posix.dup2(stdin, 0)
-    posix.dup2(output, 1)
-    posix.dup2(output, 2)
-    for number, descriptor in _streams.items():
-        posix.dup2(descriptor, number)
+    posix.dup2(_streams.get(1, output), 1)
+    posix.dup2(_streams.get(2, output), 2)
     if enter is not None:
         enter()
     posix.chdir(directory)
