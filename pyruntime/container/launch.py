@@ -40,7 +40,7 @@ SIGKILL = 9
 class Launch(Child):
     """One container on its way up."""
 
-    __slots__ = ("cgroup", "has_cgroup", "listener", "notify", "plan", "record", "root", "spec")
+    __slots__ = ("cgroup", "has_cgroup", "listener", "network", "notify", "plan", "record", "root", "spec")
 
     def __init__(self, root: str, spec: Spec, plan: Plan, cgroup: Manager) -> None:
         super().__init__()
@@ -54,6 +54,7 @@ class Launch(Child):
         self.record: store.Record | None = None
         self.notify = ""  # the service manager's socket, for a container that says when it is ready
         self.listener: Listener | None = None  # connection to the seccomp agent, for the init
+        self.network = -1  # the container's network namespace, as long as interfaces may have to come back from it
 
     def create(self, container_id: str, bundle: str, gated: bool) -> None:
         """Bring the container to "created". `gated`: the init waits on a FIFO that a later `start` writes to.
@@ -126,11 +127,15 @@ class Launch(Child):
         data["stage"] = store.CREATED
         data["cgroup"] = self.cgroup.save()
         self.record.save()
+        if self.network >= 0:
+            posix.close(self.network)  # it must not outlive the container
+            self.network = -1
 
     def undo(self) -> None:
         """Remove every trace. Must not fail: what cannot be removed is reported and left to `delete --force`."""
         ignore_interruptions()
         self.end()
+        self._return_network_devices()
         self._close()  # first: removing files takes descriptors, and their want may be why we are here
         try:
             if self.has_cgroup:
@@ -158,10 +163,10 @@ class Launch(Child):
         self._release_sources()
         if self.channel is not None:
             self.channel.close()
-        for descriptor in (self.place.gate, self.place.result, self.pidfd):
+        for descriptor in (self.place.gate, self.place.result, self.pidfd, self.network):
             if descriptor >= 0:
                 posix.close(descriptor)
-        self.place.gate = self.place.result = self.pidfd = -1
+        self.place.gate = self.place.result = self.pidfd = self.network = -1
 
     def _run_poststop(self) -> None:
         """The spec wants the poststop hooks after a failed hook as well: "proceed to the destroy steps"."""
@@ -294,9 +299,12 @@ class Launch(Child):
         self.place.sources = {}
         self.place.rootfs = -1
         if self.plan.open_namespaces is not None:
-            for descriptor in self.plan.open_namespaces.descriptors.values():
+            descriptors = self.plan.open_namespaces.descriptors
+            if self.plan.net_devices is not None and "network" in descriptors:
+                self.network = descriptors.pop("network")  # the init may not have joined it yet
+            for descriptor in descriptors.values():
                 posix.close(descriptor)
-            self.plan.open_namespaces.descriptors.clear()
+            descriptors.clear()
 
     def _map(self, pid: int) -> None:
         linux: Any = self.spec.get("linux") or {}
@@ -349,11 +357,16 @@ class Launch(Child):
 
     def _move_network_devices(self) -> None:
         if self.plan.net_devices is not None:
-            namespace = posix.open(f"/proc/{self.pid}/ns/net", posix.O_RDONLY | posix.O_CLOEXEC)
+            if self.network < 0:
+                self.network = posix.open(f"/proc/{self.pid}/ns/net", posix.O_RDONLY | posix.O_CLOEXEC)
+            self.plan.net_devices.move(self.network)
+
+    def _return_network_devices(self) -> None:
+        if self.plan.net_devices is not None and self.network >= 0:
             try:
-                self.plan.net_devices.move(namespace)
-            finally:
-                posix.close(namespace)
+                self.plan.net_devices.give_back(self.network)
+            except OSError as error:
+                report.warn(f"cannot move the network interfaces back: {words(error.errno or 0, error)}")
 
     def set_rdt(self, pids: list[int]) -> None:
         """Put the container's processes into the class of service of linux.intelRdt, if there is one."""

@@ -37,7 +37,7 @@ _KEPT_FLAGS = IFA_F_MCAUTOJOIN | IFA_F_NOPREFIXROUTE | IFA_F_NODAD | IFA_F_HOMEA
 _KEPT_ATTRIBUTES = ("IFA_ADDRESS", "IFA_LOCAL", "IFA_BROADCAST", "IFA_RT_PRIORITY")
 
 
-def move(devices: list[tuple[str, str]], netns: int) -> None:
+def move(devices: list[tuple[str, str]], netns: int) -> list[_Move]:
     """Move each (name here, name there) into the network namespace `netns` is open on, with its addresses, and set up.
 
     A name there may end in %d: the kernel then picks the number. Every interface and name is checked before the first
@@ -68,6 +68,13 @@ def move(devices: list[tuple[str, str]], netns: int) -> None:
         except OSError:
             _undo(begun, here, there)
             raise
+        return moves
+
+
+def give_back(moves: list[_Move], netns: int) -> None:
+    """Undo `move`: every interface is here again, under its name, with its addresses. What cannot be undone stays."""
+    with RouteSocket() as here, RouteSocket(netns) as there:
+        _undo(moves, here, there)
 
 
 class _Move:

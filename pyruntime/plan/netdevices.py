@@ -12,6 +12,7 @@ from pyruntime.plan.step import HOST, Step
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
 IFNAMSIZ = 16  # with the NUL byte: a name has at most 15 bytes
 
@@ -22,12 +23,13 @@ class MoveNetDevices(Step):
     `devices` are pairs (name on the host, name in the container, perhaps a template such as `eth%d`).
     """
 
-    __slots__ = ("devices",)
+    __slots__ = ("devices", "moved")
 
     side = HOST
 
     def __init__(self, devices: list[tuple[str, str]]) -> None:
         self.devices = devices
+        self.moved: list[Any] = []
 
     def describe(self) -> str:
         moves = [name if name == target else f"{name} as {target}" for name, target in self.devices]
@@ -38,9 +40,16 @@ class MoveNetDevices(Step):
         from pyruntime.kernel.netdevices import move  # pyroute2: only containers with netDevices pay for it
 
         try:
-            move(self.devices, netns)
+            self.moved = move(self.devices, netns)
         except OSError as error:
             raise RuntimeFailure(f"linux.netDevices: {error.strerror}") from error
+
+    def give_back(self, netns: int) -> None:
+        """Undo `move`, for a container that does not come to be: virtual interfaces end with its namespace."""
+        if self.moved:
+            from pyruntime.kernel.netdevices import give_back
+
+            give_back(self.moved, netns)
 
 
 def plan_net_devices(
