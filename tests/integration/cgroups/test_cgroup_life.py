@@ -122,7 +122,7 @@ def test_a_gone_process_is_named(place: Place) -> None:
     one = place.made()
     pid = place.run(lambda: None)
     place.wait(pid)
-    with pytest.raises(RuntimeFailure, match=f"cannot add process {pid} to cgroup .*the process is gone"):
+    with pytest.raises(RuntimeFailure, match=f"error adding pid {pid} to cgroups: .*the process is gone"):
         one.add(pid)
 
 
@@ -165,7 +165,7 @@ def test_exec_joins_a_sub_cgroup(place: Place) -> None:
         one.join_path("../other")
     with pytest.raises(RuntimeFailure, match="bad sub cgroup path"):
         one.join_path("inner/../..")
-    with pytest.raises(RuntimeFailure, match="/missing: No such file or directory"):
+    with pytest.raises(RuntimeFailure, match="/missing: no such file or directory"):
         one.join_path("/missing").add(pid)
 
 
@@ -180,7 +180,7 @@ def test_exec_joins_sub_cgroups_of_some_controllers(native: Place) -> None:
     assert where["pids"] == native.path + "/inner"
     assert where["name=systemd"] == native.path + "/other"
     assert where["freezer"] == native.path
-    with pytest.raises(RuntimeFailure, match="no controller 'nonsense'"):
+    with pytest.raises(RuntimeFailure, match="unknown controller nonsense"):
         one.join_path("nonsense:/inner")
 
 
@@ -214,7 +214,7 @@ def test_rootless_does_without_what_it_may_not_write(place: Place) -> None:
         os.setgroups([])
         os.setresgid(65534, 65534, 65534)
         os.setresuid(65534, 65534, 65534)
-        for one, expected in ((plain, ""), (limited, "pids"), (named, "Permission denied")):
+        for one, expected in ((plain, ""), (limited, "pids"), (named, "permission denied")):
             try:
                 one.create()
                 one.add(os.getpid())

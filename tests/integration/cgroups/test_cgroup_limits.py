@@ -322,7 +322,7 @@ def test_every_controller_is_enabled_down_the_path(native: Place) -> None:
 def test_an_unknown_controller_on_v2(place: Place) -> None:
     one = place.plan({"unified": {"foo.max": "1"}}) if place.host.unified else None
     if one is None:
-        with pytest.raises(SpecError, match=r"linux.resources.unified: is for cgroup v2"):
+        with pytest.raises(SpecError, match=r"linux.resources.unified: invalid configuration: it is for cgroup v2"):
             place.plan({"unified": {"foo.max": "1"}})
         return
     one.create()
