@@ -288,19 +288,25 @@ class Manager:
         except OSError as error:
             if error.errno in FORBIDDEN and self.rootless and not self.explicit:
                 return self._drop(directory)
-            if error.errno == EBUSY and like and self.version == 2:
-                return self._enter_beside(directory, pid, like)
+            gone = error.errno in (ENOENT, ENODEV)
+            if (gone or error.errno == EBUSY) and like and self.version == 2:
+                return self._enter_beside(directory, pid, like, gone)
             raise cannot_enter(directory, pid, error) from error
 
-    def _enter_beside(self, directory: str, pid: int, like: int) -> None:
-        """Put `pid` into the cgroup of `like`, which must lie below `directory`."""
+    def _enter_beside(self, directory: str, pid: int, like: int, gone: bool) -> None:
+        """Put `pid` into the cgroup of `like`, which must lie below `directory`; anywhere if that is `gone`.
+
+        A container that may write to the host's cgroups can move itself elsewhere and leave its own to be removed.
+        """
         for line in cgroupfs.read(None, f"/proc/{like}/cgroup").split(b"\n"):
             if line.startswith(b"0::"):
                 path = line[3:].decode("utf-8", "surrogateescape")
                 mount = self._mount()
                 there = mount + path
-                if there.startswith(directory + "/") and "/../" not in there + "/":
+                if (gone or there.startswith(directory + "/")) and "/../" not in there + "/":
                     return cgroupfs.enter(None, there + "/cgroup.procs", pid)
+        if gone:
+            raise RuntimeFailure(f"error adding pid {pid} to cgroups: {directory}: no such file or directory")
         raise RuntimeFailure(
             f"error adding pid {pid} to cgroups: {directory}: device or resource busy: its sub-cgroups have "
             "controllers, so it takes no process itself; name one of them with --cgroup"

@@ -154,6 +154,21 @@ def test_born_in_the_cgroup(place: Place) -> None:
     assert one.pids() == [pid]
 
 
+def test_exec_follows_an_init_that_has_left(place: Place) -> None:
+    """On cgroup v2, when the container's own cgroup is gone meanwhile."""
+    one, other = place.made(sub="/own"), place.made(sub="/other")
+    if one.version == 1:
+        pytest.skip("about cgroup v2")
+    init, more = place.run(), place.run()
+    one.add(init)
+    other.add(init)
+    os.rmdir(one.paths[""])
+    one.add(more, init)
+    assert places(more)[""] == place.path + "/other"
+    with pytest.raises(RuntimeFailure, match="no such file or directory"):
+        one.add(more)
+
+
 def test_exec_joins_a_sub_cgroup(place: Place) -> None:
     one = place.made()
     place.made(sub="/inner")
