@@ -82,6 +82,19 @@ class TestFrozen:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("end", ["delete", "kill"])
+def test_what_the_first_process_has_started(room: RoomFactory, shape: str, end: str) -> None:
+    """It dies with its pid namespace; where the container has none of its own, with its cgroup."""
+    one = room(["sh", "-c", "sleep 1001 & setsid sleep 1002 & exec sleep 1000"], *SHAPES[shape]).running()
+    wait_for(lambda: len(one.runtime("ps", "--format", "json", one.id).json()) == 3, "three processes")
+    if end == "kill":
+        one.kill("KILL").ok()
+        one.wait("stopped")
+    one.delete("--force").ok()
+    assert not left_behind(one)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_a_deaf_container(room: RoomFactory, shape: str) -> None:
     one = room(DEAF, *SHAPES[shape]).running()
     time.sleep(0.2)
