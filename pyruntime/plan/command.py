@@ -91,10 +91,16 @@ class Command:
             self.candidates = [(folder or b".") + b"/" + self.name for folder in search.split(b":")]
 
     def make_directory(self, root: int) -> None:
-        """Make cwd if it is missing: images name one that they do not have, and rely on it."""
+        """Make cwd if it is missing: images name one that they do not have, and rely on it. Not where a dangling link
+        points, which may be to a volume that somebody has forgotten."""
         try:
             posix.stat(self.cwd)
         except FileNotFoundError:
+            try:
+                posix.lstat(self.cwd)
+                raise CommandError(BAD_CWD, pack("i", ENOENT) + self.cwd) from None
+            except OSError:
+                pass
             try:
                 posix.close(make_in_root(root, self.cwd, True))
             except OSError as error:

@@ -76,6 +76,14 @@ def test_a_missing_working_directory_is_made(container: Make, readonly: bool) ->
     assert (one.bundle.rootfs / "not/there").stat().st_mode & 0o777 == 0o755
 
 
+def test_no_working_directory_is_made_behind_a_dangling_link(container: Make) -> None:
+    one = container(["pwd"], process(cwd="/link"))
+    (one.bundle.rootfs / "link").symlink_to("/volume/of/somebody")
+    result = one.run()
+    assert result.status == 1 and "no such file or directory" in result.stderr
+    assert not (one.bundle.rootfs / "volume").exists()
+
+
 def test_exec_makes_no_working_directory(container: Make) -> None:
     one = container(["sleep", "60"])
     one.run("--detach").ok()
