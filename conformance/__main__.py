@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("the suite makes namespaces, mounts and cgroups of its own: run it as root", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # an exception, so that all is undone
     try:
         bundle.busybox()
         if options.faults:
@@ -81,11 +83,12 @@ def main() -> int:
 
             for one, found in zip(chosen, founds, strict=True):
                 upstream += programs.run_all(options.upstream, one.name, one.command, found.layout, options.quiet)
-        if options.cgroups == "all":
-            session.give_back()
     except (RuntimeError, OSError) as error:
         print(f"the suite could not be run: {error}", file=sys.stderr)
         return 2
+    finally:
+        if options.cgroups == "all":
+            session.give_back()
     data = report.collect(founds, session.host(), upstream)
     summary(data, options.quiet)
     if options.report:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Isolate the worker and give it a directory for its stages."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us wants nothing left behind
     config.stash[SCRATCH] = tempfile.TemporaryDirectory(prefix="conformance-", ignore_cleanup_errors=True)
     scratch = Path(config.stash[SCRATCH].name)
     scratch.chmod(0o755)

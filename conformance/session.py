@@ -85,10 +85,17 @@ def run(chosen: Chosen, jobs: int, ids: list[str], keyword: str, quiet: bool) ->
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             for _ in range(jobs)
         ]
-        while any(worker.poll() is None for worker in workers):
-            time.sleep(0.2)
-            if not quiet:
-                progress(chosen.name, outcomes.read_bytes().count(b"\n"), time.monotonic() - began)
+        try:
+            while any(worker.poll() is None for worker in workers):
+                time.sleep(0.2)
+                if not quiet:
+                    progress(chosen.name, outcomes.read_bytes().count(b"\n"), time.monotonic() - began)
+        except BaseException:
+            for worker in workers:
+                worker.terminate()  # then it undoes the case that it is at
+            for worker in workers:
+                worker.communicate()
+            raise
         if not quiet:
             print(file=sys.stderr)
         for worker in workers:
