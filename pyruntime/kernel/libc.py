@@ -17,6 +17,8 @@ from __future__ import annotations
 import _ctypes
 import posix
 
+from pyruntime.errors import RuntimeFailure
+
 FUNCFLAG_CDECL = 0x1
 FUNCFLAG_PYTHONAPI = 0x4
 FUNCFLAG_USE_ERRNO = 0x8
@@ -143,10 +145,10 @@ def read_memory(where: int, size: int) -> bytes:
 
 
 def path(value: str | bytes) -> bytes:
-    """A path or name as the kernel takes it. Raises ValueError for a NUL byte or more than PATH_MAX bytes."""
+    """A path or name as the kernel takes it. Raises RuntimeFailure for a NUL byte or for PATH_MAX bytes and more."""
     raw = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
     if b"\0" in raw:
-        raise ValueError("a NUL byte in a path")
+        raise RuntimeFailure(f"a NUL byte in a path: {raw[:60]!r}")
     if len(raw) >= PATH_MAX:
-        raise ValueError("a path longer than 4095 bytes")
+        raise RuntimeFailure(f"a path of {len(raw)} bytes, where {PATH_MAX - 1} are the most: {raw[:60]!r}...")
     return raw
