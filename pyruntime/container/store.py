@@ -123,7 +123,12 @@ class Record:
             if error.errno == ENXIO or isinstance(error, FileNotFoundError):
                 return -1
             raise RuntimeFailure(f"cannot open {path}: {(error.strerror or '').lower()}") from None
-        if posix.fstat(gate).st_mode & S_IFMT != S_IFIFO:
+        try:
+            mode = posix.fstat(gate).st_mode
+        except OSError as error:
+            posix.close(gate)
+            raise RuntimeFailure(f"cannot look at {path}: {(error.strerror or '').lower()}") from None
+        if mode & S_IFMT != S_IFIFO:
             posix.close(gate)
             raise RuntimeFailure(f"{path} is not the FIFO that create has made: delete --force removes the container")
         return gate
