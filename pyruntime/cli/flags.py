@@ -267,7 +267,7 @@ def container_id(text: str) -> str:
     if text[0] == "." or not ID_CHARACTERS.issuperset(text):
         # A name with a leading dot is one of our own files in the state directory, or `.` or `..`.
         raise RuntimeFailure(
-            f"invalid container ID format: {text}: use letters, digits and the characters _+.-, no dot in front; there is "
-            "an invalid character in the container ID"
+            f"invalid container ID format: {text}: use letters, digits and the characters _+.-, no dot in front; there "
+            "is an invalid character in the container ID"
         )
     return text
