@@ -395,6 +395,7 @@ class _Exec(Child):
                 p.setns(self.init[0], p.CLONE_NEWUSER | (p.CLONE_NEWPID if "pid" in self.namespaces else 0))
                 pid = p.clone(p.CLONE_PARENT)
                 if pid == 0:
+                    posix.close(say)  # or the end of a helper that was killed would not be heard
                     self.begin(theirs, ours)
                 posix.write(say, b"%d" % pid)
             except OSError as error:
@@ -402,7 +403,10 @@ class _Exec(Child):
             finally:
                 posix._exit(0)
         posix.close(say)
-        answer = posix.read(said, 64)
+        try:
+            answer = posix.read(said, 64)
+        except OSError as error:
+            raise RuntimeFailure(f"cannot hear from the helper: {(error.strerror or '').lower()}") from None
         posix.close(said)
         posix.waitpid(helper, 0)
         if not answer or answer[:1] == b"E":

@@ -251,7 +251,10 @@ class Launch(Child):
                 posix._exit(1)
         posix.close(say)
         posix.close(go)
-        answer = posix.read(said, 64)
+        try:
+            answer = posix.read(said, 64)
+        except OSError as error:
+            raise RuntimeFailure(f"cannot hear from the helper: {words(error.errno or 0)}") from None
         if answer == b"U":
             self._map(helper)
             posix.write(let, b"m")
@@ -285,6 +288,7 @@ class Launch(Child):
                 posix.close(offsets)
         pid = p.clone(flags | p.CLONE_PARENT)
         if pid == 0:
+            posix.close(say)  # or the end of a helper that was killed would not be heard
             self.begin(theirs, ours)
         posix.write(say, b"%d" % pid)
         posix._exit(0)

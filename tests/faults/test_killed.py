@@ -103,7 +103,7 @@ def go(room: Room, verb: str, fault: Fault) -> list[str]:
     elif fault.role == "runtime":
         if fault.action != "record" and result.status != 128 + 9:
             wrong.append(f"exit status {result.status}")
-    elif verb == "run" and result.status == 0:
+    elif verb in ("create", "run") and result.status == 0:
         # Killed after the last word to the runtime: nobody can tell it from a program that ends at once.
         if (status := one.status) != "stopped":
             wrong.append(f"now the container is {status}")
