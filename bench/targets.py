@@ -45,7 +45,9 @@ def verdicts(results: Results, base: str, names: list[str]) -> list[list[str]]:
 
 
 def _cell(value: float, limit: float) -> str:
-    return f"{value:.2f} {'reached' if value <= limit else '**missed**'}"
+    if value <= limit:
+        return f"{value:.2f} reached"
+    return f"{value:.2f} **missed**" if float(f"{value:.2f}") > limit else f"{value:.4f} **missed**"
 
 
 def _near_the_floor(results: Results) -> list[list[str]]:

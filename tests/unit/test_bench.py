@@ -109,6 +109,12 @@ def test_targets_that_are_missed_are_called_so(results: Results) -> None:
     assert rows["run with 500 mounts: of what 1 and 100 foretell"][1] == "1.00 reached"
 
 
+def test_a_target_that_is_just_missed_does_not_look_reached() -> None:
+    series = {"runc-new": Series([100.0]), "pyruntime": Series([45.4]), "pyruntime+seal": Series([45.0])}
+    (row,) = targets.verdicts({"run, podman's bundle": {"wall ms": series}}, BASE, NAMES[2:])
+    assert row[1:] == ["0.45", "0.4540 **missed**", "0.45 reached"]
+
+
 def test_the_picture_is_svg_with_a_bar_for_each_runtime(made: Report) -> None:
     root = ET.fromstring(plot.svg(made))
     space = "{http://www.w3.org/2000/svg}"
