@@ -183,8 +183,8 @@ def dumps(value: object, indent: int | str | None = None, sort: bool = False) ->
 
 def quote(value: object, path: str) -> str:
     """`value`, found at `path`, for an error message; only its kind where people keep secrets."""
-    if type(value) in (str, int, float) and ("env" in path.replace("[", ".").split(".") or path[:11] == "annotations"):
-        return "a string" if type(value) is str else "a number"
+    if type(value) is str and value and ("env" in path.replace("[", ".").split(".") or path[:11] == "annotations"):
+        return "some text"
     return shorten(value)
 
 

@@ -72,7 +72,12 @@ def test_the_status_of_the_verb_is_the_status(verb: Callable[..., None], capfd: 
         ("exec", RecursionError(), 255, '"exec failed: internal error: RecursionError"'),
         ("pause", ValueError("two\nlines"), 1, r'"internal error: ValueError: two\nlines"'),
         ("list", AssertionError(), 1, '"internal error: AssertionError"'),
-        ("list", MemoryError(), 1, '"internal error: MemoryError"'),
+        (
+            "list",
+            MemoryError(),
+            1,
+            '"out of memory: the runtime itself gets no more (RLIMIT_AS, or the limit of its cgroup)"',
+        ),
     ],
 )  # fmt: skip
 def test_every_failure_is_one_line(
