@@ -186,6 +186,14 @@ if __name__ == "__main__":
         loader = _frozen_importlib_external.SourceFileLoader("profile", own_directory() + "/profile.py")
         exec(loader.get_code("profile"), profile.__dict__)  # type: ignore[arg-type]
         start = profile.of(start, globals())
-    status = start()
+    try:
+        status = start()
+    except Exception as error:  # of our own modules; the command line catches everything else itself
+        if "--debug" in sys.argv:
+            raise
+        sys.stderr.write(
+            f"pyruntime: the installation is damaged ({type(error).__name__}: {error}): install it again\n"
+        )
+        status = 1
     flush()
     posix._exit(status)

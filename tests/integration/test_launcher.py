@@ -328,3 +328,20 @@ def test_the_helper_is_reaped_before_the_program_runs(
         kill: list[str | Path] = [*runtime, "kill", "reaped", "KILL"]
         subprocess.run(kill, check=False)
         assert process.wait(30) == 137
+
+
+@pytest.mark.parametrize("damage", ["def main(:\n", "import no_such_module\n", "raise ValueError('broken')\n"])
+def test_a_damaged_installation_says_so_in_one_line(tmp_path: Path, damage: str) -> None:
+    bin_directory, package = (tmp_path / part for part in LAYOUTS["checkout"])
+    bin_directory.mkdir(parents=True)
+    shutil.copy(LAUNCHER, bin_directory / "pyruntime")
+    shutil.copytree(REPOSITORY / "pyruntime", package, symlinks=False)
+    (package / "cli" / "main.py").write_text(damage)
+    result = subprocess.run([bin_directory / "pyruntime", "list"], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.count("\n") == 1
+    assert "the installation is damaged" in result.stderr
+    debug = subprocess.run(
+        [bin_directory / "pyruntime", "--debug", "list"], capture_output=True, text=True, check=False
+    )
+    assert "Traceback" in debug.stderr
