@@ -25,7 +25,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pyruntime"
 # In the order of the names START, SEAL, ... of pyruntime/__main__.py. Each section holds what the modules named here
 # import when they are imported, less what is in the sections that are surely loaded before it, named by the numbers.
 SECTIONS = (
-    ((), ("pyruntime.kernel.libc", "pyruntime.errors")),
+    ((), ("pyruntime.errors",)),
     ((0,), ("pyruntime.kernel.seal", "pyruntime.kernel.filesystems")),
     (
         (0,),
@@ -40,7 +40,7 @@ SECTIONS = (
     ),
     ((0, 2), ("pyruntime.cgroups.manager",)),
     (
-        (0, 2, 3),
+        (0, 1, 2, 3),
         (
             "pyruntime.cli.create",
             "pyruntime.container.caller",
@@ -53,12 +53,12 @@ SECTIONS = (
             "pyruntime.plan.seccomp",
         ),
     ),
-    ((0, 2, 3, 4), ("pyruntime.cli.run", "pyruntime.container.setup", "pyruntime.container.launch")),
-    ((0, 2, 3, 4), ("pyruntime.cli.exec", "pyruntime.container.execute")),
+    ((0, 1, 2, 3, 4), ("pyruntime.cli.run", "pyruntime.container.setup", "pyruntime.container.launch")),
+    ((0, 1, 2, 3, 4), ("pyruntime.cli.exec", "pyruntime.container.execute")),
     ((0, 2, 3), ("pyruntime.cgroups.v1",)),
-    ((0, 2, 3, 4, 5, 7), ("pyruntime.cgroups.limits_v1",)),
+    ((0, 1, 2, 3, 4, 5, 7), ("pyruntime.cgroups.limits_v1",)),
     ((0, 2, 3), ("pyruntime.cgroups.v2",)),
-    ((0, 2, 3, 4, 5, 9), ("pyruntime.cgroups.limits_v2",)),
+    ((0, 1, 2, 3, 4, 5, 9), ("pyruntime.cgroups.limits_v2",)),
 )
 
 # No piece of a section is larger, unless one module is: bytes.

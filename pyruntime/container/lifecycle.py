@@ -252,7 +252,7 @@ def _thaw(record: store.Record) -> None:
 
 
 def _signal(record: store.Record, pid: int, signal: int) -> None:
-    from pyruntime.kernel.processes import pidfd_open, pidfd_signal, start_time
+    from pyruntime.kernel.pids import pidfd_open, pidfd_signal, start_time
 
     try:
         pidfd = pidfd_open(pid)
@@ -317,7 +317,7 @@ def _kill_all(record: store.Record, pid: int) -> None:
     """End the init, and what shares its cgroup if it has no pid namespace; wait until it is gone."""
     from time import monotonic, sleep
 
-    from pyruntime.kernel.processes import pidfd_open, stat
+    from pyruntime.kernel.pids import pidfd_open, stat
 
     try:
         pidfd = pidfd_open(pid)

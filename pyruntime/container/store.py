@@ -16,7 +16,7 @@ from errno import EEXIST, ENOTEMPTY, ENXIO
 
 from pyruntime.cgroups.frozen import is_frozen
 from pyruntime.errors import RuntimeFailure
-from pyruntime.kernel.processes import start_time
+from pyruntime.kernel.pids import start_time
 from pyruntime.spec import jsontext
 
 TYPE_CHECKING = False

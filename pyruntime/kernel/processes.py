@@ -7,6 +7,12 @@ import sys
 from _struct import pack
 
 from pyruntime.kernel.libc import NR, syscall
+from pyruntime.kernel.pids import pidfd_open, pidfd_signal, start_time, stat
+
+__all__ = [  # all that this module is about, and the part of it that stands apart
+    "clone", "close_from", "pidfd_open", "pidfd_signal", "prctl", "reap_launcher_helper", "setns", "start_time", "stat",
+    "unshare",
+]  # fmt: skip
 
 CLONE_NEWTIME = 0x00000080
 CLONE_NEWNS = 0x00020000
@@ -34,8 +40,6 @@ PR_SET_CHILD_SUBREAPER = 36
 _CLONE3 = NR["clone3"]
 _SETNS = NR["setns"]
 _UNSHARE = NR["unshare"]
-_PIDFD_OPEN = NR["pidfd_open"]
-_PIDFD_SEND_SIGNAL = NR["pidfd_send_signal"]
 _CLOSE_RANGE = NR["close_range"]
 _PRCTL = NR["prctl"]
 
@@ -68,16 +72,6 @@ def unshare(kinds: int) -> None:
     syscall(_UNSHARE, kinds)
 
 
-def pidfd_open(pid: int) -> int:
-    """A descriptor that means this process and no later one with the same number."""
-    return syscall(_PIDFD_OPEN, pid, 0)
-
-
-def pidfd_signal(pidfd: int, signal: int) -> None:
-    """Send `signal` to the process of `pidfd`. Raises ProcessLookupError when it is gone."""
-    syscall(_PIDFD_SEND_SIGNAL, pidfd, signal, None, 0)
-
-
 def close_from(first: int, last: int = 0xFFFFFFFF) -> None:
     """Really close every descriptor from `first` to `last`; close-on-exec would come too late (CVE-2024-21626)."""
     if first <= last:
@@ -100,36 +94,3 @@ def reap_launcher_helper() -> None:
 def prctl(option: int, value: int = 0, c: int = 0, d: int = 0, e: int = 0) -> int:
     """prctl(2)."""
     return syscall(_PRCTL, option, value, c, d, e)
-
-
-def start_time(pid: int) -> int:
-    """When the process started, in clock ticks since boot, or 0 if it is gone or a zombie.
-
-    Together with the pid this names a process for good: a reused pid has another start time. proc(5), field 22.
-    """
-    state, started = stat(pid)
-    return 0 if state in (b"Z", b"X", b"") else started
-
-
-def stat(pid: int) -> tuple[bytes, int]:
-    """(state letter, start time) of a process; (b"", 0) if there is none. The name may hold spaces and parentheses.
-
-    Raises OSError when it cannot be told (no descriptors left, say): not to know is not to be gone.
-    """
-    path = f"/proc/{pid}/stat"
-    try:
-        descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return b"", 0
-    try:
-        text = posix.read(descriptor, 4096)
-    except ProcessLookupError:
-        return b"", 0
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from None
-    finally:
-        posix.close(descriptor)
-    fields = text[text.rfind(b")") + 2 :].split(b" ")
-    if len(fields) < 20:
-        return b"", 0
-    return fields[0], int(fields[19])
