@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from pyruntime.container import caller, criu, criu_mounts, handover, hooks, lifecycle, report, setup, store
+from pyruntime.container.criu_options import CheckpointOptions, CriuOptions, RestoreOptions
 from pyruntime.container.launch import Launch, state_document
 from pyruntime.errors import RuntimeFailure
 from pyruntime.kernel import mounts as m
@@ -25,49 +26,14 @@ if TYPE_CHECKING:
 
     from pyruntime.container.lifecycle import Context
 
+__all__ = ("CheckpointOptions", "RestoreOptions", "checkpoint", "restore")
+
 DUMP_LOG, RESTORE_LOG = "dump.log", "restore.log"
 DESCRIPTORS = "descriptors.json"
 CRIU_CONFIG = "/etc/criu/runc.conf"
 LOG_LEVEL = 4
 CLONE_NEWNET = 0x40000000
 EXTERNAL = {"network": ("net", "extRootNetNS"), "pid": ("pid", "extRootPidNS")}
-
-
-class CriuOptions:
-    """What `checkpoint` and `restore` have in common."""
-
-    def __init__(self) -> None:
-        self.image_path = "checkpoint"
-        self.work_path: str | None = None
-        self.tcp_established = self.tcp_close = self.ext_unix_sk = self.shell_job = self.file_locks = False
-        self.lazy_pages = self.auto_dedup = False
-        self.manage_cgroups_mode = "soft"
-        self.empty_ns: list[str] = []
-        self.criu: str | None = None
-
-
-class CheckpointOptions(CriuOptions):
-    """The flags of `checkpoint`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.parent_path: str | None = None
-        self.leave_running = self.pre_dump = self.tcp_skip_in_flight = self.link_remap = False
-        self.status_fd = -1
-        self.page_server: tuple[str, int] | None = None
-
-
-class RestoreOptions(CriuOptions):
-    """The flags of `restore`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.console_socket: str | None = None
-        self.pid_file: str | None = None
-        self.detach = self.no_subreaper = self.no_pivot = False
-        self.preserve_fds = 0
-        self.lsm_profile: str | None = None
-        self.lsm_mount_context: str | None = None
 
 
 class _Directories:
@@ -87,6 +53,18 @@ class _Directories:
             self.log = f"{options.work_path}/{log}"
         request.set("log_file", log)
         request.set("log_level", LOG_LEVEL)
+
+    def lend(self, config: Any) -> None:
+        """Let root of a user namespace look into the directory of the images: CRIU opens some of them as that user."""
+        linux = config.get("linux") or {}
+        if not any(entry["type"] == "user" for entry in linux.get("namespaces") or []):
+            return
+        owner = [
+            next((one["hostID"] for one in linux.get(name) or [] if one["containerID"] == 0), -1)
+            for name in ("uidMappings", "gidMappings")
+        ]
+        if not os.fstat(self.images).st_mode & 0o001:
+            os.chown(self.images, *owner)
 
     def close(self) -> None:
         os.close(self.images)
@@ -118,6 +96,7 @@ def checkpoint(context: Context, container_id: str, options: CheckpointOptions) 
     request = criu.Options()
     directories = _Directories(options, request, DUMP_LOG, make=True)
     try:
+        directories.lend(config)
         _common(request, options, config)
         request.set("root", record.data["rootfs"])
         request.set("pid", pid)
@@ -262,6 +241,7 @@ class _Restore:
         self._mount_root()
         directories = _Directories(options, request, RESTORE_LOG, make=False)
         try:
+            directories.lend(self.spec)
             _common(request, options, self.spec)
             request.set("root", self.root)
             request.set("rst_sibling", 1)  # the restored init is our child, as one that we made
@@ -291,6 +271,7 @@ class _Restore:
             launch.set_rdt(launch.cgroup.pids())
             self.record.data["pid"] = launch.pid
             self.record.data["started"] = p.start_time(launch.pid)
+            self._compare()
         except RuntimeFailure as error:
             raise RuntimeFailure(f"{error}{criu.explain(directories.log)} (log file: {directories.log})") from None
         finally:
@@ -356,6 +337,13 @@ class _Restore:
                     target,
                 )
             os.close(target)
+
+    def _compare(self) -> None:
+        """Say so if the processes have lost what the bundle asks for: CRIU before 4.0 forgets no_new_privs."""
+        if (self.spec.get("process") or {}).get("noNewPrivileges"):
+            with open(f"/proc/{self.launch.pid}/status", "rb") as file:
+                if b"NoNewPrivs:\t0" in file.read():
+                    report.warn("process.noNewPrivileges is not in effect any more: this CRIU does not restore it")
 
     def _restoring(self, event: criu.Notification) -> None:
         lists = self.spec.get("hooks") or {}
