@@ -1,8 +1,8 @@
 """The mounts of a container that come from the host. CRIU neither saves nor makes them: it is told where they are when
 a container is saved, and what to put there when it is restored.
 
-The two are tied together by keys of ours ("mount3"), never by a path of the image, which could be made to look like
-another one (CVE-2026-119101). Keys that the images do not know do no harm.
+The two are tied together by keys that we make from the bundle alone, never by a path of the image, which could be made
+to look like another one (CVE-2026-119101). Keys that the images do not know do no harm.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def saved(cgroup: Any, config: Any, pid: int) -> list[str]:
     """`mnt[place in the container]:key` of every mount from the host."""
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        names = [f"mnt[{_place(root, entry['destination'])}]:mount{index}" for index, entry in binds(config)]
+        names = [f"mnt[{_place(root, entry['destination'])}]:{_key(entry)}" for _, entry in binds(config)]
         names += [f"mnt[{_place(root, where)}]:{key}" for key, where, _ in _cgroups(cgroup, config)]
         for key, where, _ in _nodes(config):
             if _is_device(root, where):
@@ -38,8 +38,14 @@ def saved(cgroup: Any, config: Any, pid: int) -> list[str]:
 
 def restored(cgroup: Any, config: Any, bundle: str) -> list[str]:
     """`mnt[key]:source` of the same mounts."""
-    names = [f"mnt[mount{index}]:{source(entry, bundle)}" for index, entry in binds(config)]
+    names = [f"mnt[{_key(entry)}]:{source(entry, bundle)}" for _, entry in binds(config)]
     return names + [f"mnt[{key}]:{path}" for key, _, path in (*_cgroups(cgroup, config), *_nodes(config))]
+
+
+def _key(entry: Any) -> str:
+    """The destination, in letters that cannot be taken for anything else. Engines that restore under another name make
+    a new configuration, with the mounts in another order: a number would not do."""
+    return "mount" + os.fsencode(entry["destination"]).hex()
 
 
 def binds(config: Any) -> list[tuple[int, Any]]:

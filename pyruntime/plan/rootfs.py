@@ -155,6 +155,8 @@ class ChrootOverRoot(Step):
         at, points = _hosts_proc_and_sys(_mount_id(place.rootfs))
         for point in points:
             try:
+                # An unmount goes to the peers of the mount that lies below: with rootfsPropagation shared, to the host.
+                m.set_propagation(_mount_of(point.rpartition(b"/")[0] or b"/"), m.MS_SLAVE, False)
                 m.set_propagation(point, m.MS_PRIVATE, True)
                 m.umount(point, m.MNT_DETACH)
             except OSError as error:

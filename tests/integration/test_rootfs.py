@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,14 +58,34 @@ def test_a_rootfs_that_is_none(container: Make, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("word", "tags"),
-    [("shared", {"shared"}), ("slave", {"master"}), ("private", set()), ("unbindable", {"unbindable"}), (None, set())],
+    [
+        ("shared", {"shared"}),
+        ("slave", {"master"}),
+        ("private", set()),
+        ("unbindable", {"unbindable"}),
+        (None, {"master"}),
+    ],
 )
 def test_root_propagation(container: Make, word: str | None, tags: set[str]) -> None:
     one = container(["sleep", "60"], *([linux(rootfsPropagation=word)] if word else []))
     one.create().ok()
     found = mounts(one.pid)["/"].tags
-    # The rootfs lies on a private mount here, so there is no master to be a slave of.
-    assert found == tags - {"master"}
+    hosts = mounts("self")
+    on = next(hosts[str(parent)] for parent in one.bundle.rootfs.parents if str(parent) in hosts)
+    # What lies on a private mount, as it does where systemd is not, has no master to be a slave of.
+    assert found == (tags if "shared" in on.tags else tags - {"master"})
+
+
+@pytest.mark.parametrize("flags", [[], ["--no-pivot"]], ids=["pivot", "no-pivot"])
+def test_the_hosts_proc_and_sys_stay_where_its_mounts_are_shared(container: Make, flags: list[str]) -> None:
+    """As systemd makes them: an unmount in the container reaches every peer of the mount that lies below."""
+    one = container(["true"], linux(rootfsPropagation="shared"))
+    # On a mount of its own: the one that the rootfs lies on is no peer of the host's any more.
+    look = 'mount --bind "$0" "$0" && "$@" && test -e /proc/self/status && test -d /sys/kernel && test -x /usr/bin/env'
+    command = ["unshare", "--mount", "--propagation", "shared", "sh", "-c", look, str(one.bundle.path)]
+    command += one.runtime.argv("run", "--bundle", one.bundle.path, *flags, one.id)
+    done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("propagation", [None, "shared"])
