@@ -6,9 +6,17 @@ An answer has all of its fields, the absent ones with the value that protobuf sa
 
 from __future__ import annotations
 
+import functools
+import itertools
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
+
+_numbers = itertools.count(1)
 
 # MESSAGE field=number:type ...; types: s string, y bytes, i integer or enumeration, b bool, m map of strings, or the
 # name of a message; a * before the type says repeated.
@@ -234,30 +242,60 @@ class Failure(Exception):
 
 
 class Client:
-    """Calls by their name: `client("StopContainer", container_id=id, timeout=3)`."""
+    """Calls by their name: `client("StopContainer", container_id=id, timeout=3)`.
+
+    They are made by a process of their own. gRPC starts threads, and has every later fork of its process start them
+    again in the child; tests that fork into a cgroup with room for two processes would be ended by that.
+    """
 
     def __init__(self, socket: Path) -> None:
-        import grpc  # here, so that tests without it can be collected, and skipped
-
-        self.refused = grpc.RpcError
-        # Without the option, the channel would wait longer and longer between attempts at a daemon that restarts.
-        options = [("grpc.max_reconnect_backoff_ms", 200), ("grpc.max_receive_message_length", 64 << 20)]
-        self.channel = grpc.insecure_channel(f"unix:{socket}", options=options)
+        self.address = f"\0cri-{os.getpid()}-{next(_numbers)}"
+        context = multiprocessing.get_context("spawn")
+        ready, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(str(socket), self.address, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+        ready.recv()
+        ready.close()
 
     def __call__(self, name: str, *, seconds: float = 30, **request: Any) -> Message:
         """Call `name`; `seconds` is how long we wait for the answer, and for the service to be there at all."""
-        service = "ImageService" if "Image" in name else "RuntimeService"
-        call = self.channel.unary_unary(
-            f"/runtime.v1.{service}/{name}",
-            request_serializer=lambda message: encode(f"{name}Request", message),
-            response_deserializer=lambda raw: decode(f"{name}Response", raw),
-        )
-        try:
-            answer = call(request, timeout=seconds, wait_for_ready=True)
-        except self.refused as error:
-            raise Failure(error.code().name, error.details()) from None
+        with connection.Client(self.address) as call:
+            call.send((name, seconds, request))
+            refusal, answer = call.recv()
+        if refusal is not None:
+            raise Failure(*refusal)
         assert isinstance(answer, dict)
         return answer
 
     def close(self) -> None:
-        self.channel.close()
+        self.process.terminate()
+        self.process.join(10)
+
+
+def serve(socket: str, address: str, ready: connection.Connection) -> None:
+    """The other process: answer each (name, seconds, request) with (refusal or None, answer), until it is ended."""
+    import grpc  # here, so that tests without it can be collected, and skipped
+
+    # Without the option, the channel would wait longer and longer between attempts at a daemon that restarts.
+    options = [("grpc.max_reconnect_backoff_ms", 200), ("grpc.max_receive_message_length", 64 << 20)]
+    channel = grpc.insecure_channel(f"unix:{socket}", options=options)
+
+    def answer(call: connection.Connection) -> None:
+        with call:
+            name, seconds, request = call.recv()
+            service = "ImageService" if "Image" in name else "RuntimeService"
+            method = channel.unary_unary(
+                f"/runtime.v1.{service}/{name}",
+                request_serializer=functools.partial(encode, f"{name}Request"),
+                response_deserializer=functools.partial(decode, f"{name}Response"),
+            )
+            try:
+                call.send((None, method(request, timeout=seconds, wait_for_ready=True)))
+            except grpc.RpcError as error:
+                call.send(((error.code().name, error.details()), None))
+
+    with connection.Listener(address, backlog=16) as listener:
+        ready.send(True)
+        while True:
+            threading.Thread(target=answer, args=(listener.accept(),), daemon=True).start()
