@@ -11,7 +11,7 @@ BENCH_FLAGS ?=
 FUZZ_SECONDS ?= 10
 VM_MODE ?= systemd
 VM_TESTS ?= tests/integration/cgroups tests/integration/test_cgroup_v2.py tests/integration/test_cgroup_systemd_verbs.py \
-	tests/integration/test_requirements.py
+	tests/integration/test_requirements.py tests/integration/test_full_kernel.py tests/integration/test_checkpoint.py
 
 # To run containers: the interpreter, and the library that compiles seccomp filters.
 RUN_PACKAGES := python3 libseccomp2
