@@ -193,7 +193,7 @@ def test_propagation_of_the_host(container: Make, runtime: Runtime, tmp_path: Pa
 
 
 @without(
-    "kernel/processes.py",
+    "kernel/pids.py",
     """
     def stat(pid):
         try:
@@ -210,7 +210,7 @@ def test_name_of_the_program_reads_like_procfs(
 ) -> None:
     """A program called `x) Z 0 0`: /proc/PID/stat then reads as if the process were a zombie.
 
-    Without searching for the last parenthesis (kernel/processes.py: stat) the container counts as stopped, and its
+    Without searching for the last parenthesis (kernel/pids.py: stat) the container counts as stopped, and its
     process stays when it is deleted.
     """
     one = container(["/x) Z 0 0"])

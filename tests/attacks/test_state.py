@@ -139,7 +139,7 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
 @without(
     "container/store.py",
     "Record.pid = lambda self: self.data['pid']",
-    "kernel/processes.py",
+    "kernel/pids.py",
     "start_time = lambda pid: 1",
     "container/lifecycle.py",
     """
