@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cases import BARE, INTERPRETER, VERBS, Bench, new_id, until_dead
-from bench.measure import ENVIRONMENT, Figures, Results, Series, checked, cost
+from bench.measure import ENVIRONMENT, Figures, Results, Series, checked
 from bench.runtimes import OURS, Contestant
 
 SHOWN = OURS[1]
@@ -51,7 +51,7 @@ def budget(bench: Bench) -> Results:
                     _add(results[f"budget: {verb}"], f"{name}() ms", value)
     floor: Figures = {}
     for _ in range(bench.rounds):
-        spent = cost(BARE)
+        spent = checked(BARE)
         for name, value in (("wall", spent.wall), ("user cpu", spent.user), ("system cpu", spent.system)):
             _add(floor, f"{name} ms", value)
     return {f"budget: {INTERPRETER}": floor, **results}

@@ -114,7 +114,7 @@ def _verbs(bench: Bench, bundle: Bundle) -> Figures:
         figures[f"{total} ms"][runtime.name].add(sum(spent[name].wall for name in LIFE))
         figures[f"{total} cpu ms"][runtime.name].add(sum(spent[name].cpu for name in LIFE))
         if runtime is bench.runtimes[-1]:
-            figures[f"{INTERPRETER} ms"][INTERPRETER].add(cost(BARE).wall)
+            figures[f"{INTERPRETER} ms"][INTERPRETER].add(checked(BARE).wall)
     return figures
 
 
@@ -138,7 +138,7 @@ def batch(bench: Bench) -> Results:
         command = ("run", "--bundle", bench.plain.path)
         begin = time.perf_counter()
         for _ in range(count):
-            checked(runtime.argv(*command, new_id()))
+            checked(runtime.argv(*command, new_id()), pause=0)
         figures["in a row ms"][runtime.name].add((time.perf_counter() - begin) * 1e3 / count)
         begin = time.perf_counter()
         failed = at_once([runtime.argv(*command, new_id()) for _ in range(count)])

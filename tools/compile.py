@@ -17,6 +17,7 @@ import marshal
 import os
 import subprocess
 import sys
+import types
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 
@@ -162,10 +163,17 @@ def image(package: Path, with_times: bool) -> bytes:
     return head.ljust(HEAD, b"\0") + b"".join(piece for pieces in sections for piece in pieces)
 
 
+def without_lines(code: types.CodeType) -> types.CodeType:
+    """Which line an instruction comes from is for tracebacks; with --debug the file is not used."""
+    constants = tuple(without_lines(one) if isinstance(one, types.CodeType) else one for one in code.co_consts)
+    return code.replace(co_linetable=b"", co_consts=constants)
+
+
 def entry_of(package: Path, module: str, tree: ast.Module, with_times: bool) -> tuple[object, ...]:
     path = source(package, module)
     status = path.stat()
-    code = compile(ast.fix_missing_locations(ForMachines().visit(tree)), str(path), "exec", dont_inherit=True)
+    smaller = ast.fix_missing_locations(ForMachines().visit(tree))
+    code = without_lines(compile(smaller, str(path), "exec", dont_inherit=True))
     time = status.st_mtime_ns if with_times else 0
     return module, path.name == "__init__.py", str(path.relative_to(package)), time, status.st_size, code
 

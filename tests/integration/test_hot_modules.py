@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -51,6 +52,21 @@ def probe(package: Path, verb: str = "state") -> list[str]:
 
 def test_the_file_is_used(package: Path) -> None:
     assert probe(package) == ["fast", "1", "original"]
+
+
+def test_with_debug_line_numbers_are_known(package: Path) -> None:
+    """The file has none: nothing is loaded from it then."""
+    path = package / "cli" / "state.py"
+    path.write_text(path.read_text() + "\n\nVERB.run = lambda settings, options: 1 / 0\n")
+    compile_modules(package)
+    code = PROBE.format(verb="state", main=str(package / "__main__.py")).replace(
+        '"pyruntime",', '"pyruntime", "--debug",'
+    )
+    command = [PYTHON, "-I", "-S", "-E", "-B", "-X", "utf8", "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert result.stdout.startswith("slow"), result
+    lines = len(path.read_text().splitlines())
+    assert re.search(rf'cli/state\.py\\?", line {lines}\b', result.stderr), result
 
 
 @pytest.mark.parametrize("flags", [[], ["--to-install"]], ids=["checkout", "installed"])
