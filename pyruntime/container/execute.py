@@ -109,7 +109,7 @@ def exec_process(context: Context, container_id: str, options: ExecOptions) -> i
     check_console(bool(process.get("terminal")), options.console_socket, options.detach)
     pidfd = _open_init(record, pid)
     new = _Exec(record, config, process, pidfd, pid)
-    terminal = None
+    terminal = signals = None
     try:
         new.plan(options, context)
         new.run(options)
@@ -118,6 +118,7 @@ def exec_process(context: Context, container_id: str, options: ExecOptions) -> i
             from pyruntime.container import foreground
 
             terminal = foreground.Terminal(new.console) if new.console >= 0 else None
+            signals = foreground.Signals()  # what comes from now on may be meant for the program
         new.release()
         new.await_program()
     except BaseException:
@@ -128,7 +129,7 @@ def exec_process(context: Context, container_id: str, options: ExecOptions) -> i
     if options.detach:
         return 0
     try:
-        return foreground.wait(new.pid, terminal)
+        return foreground.wait(new.pid, terminal, signals)
     except BaseException:
         new.end()  # nobody would be there to take its output, or its end
         raise

@@ -47,13 +47,14 @@ class Signals:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
 
 
-def wait(pid: int, terminal: Terminal | None) -> int:
+def wait(pid: int, terminal: Terminal | None, signals: Signals | None = None) -> int:
     """Wait for `pid`, a child of ours, passing signals on and serving its terminal, which is restored at the end.
 
+    `signals` was made before the program was let go, so that none can be meant for the program and meet us.
     Returns its exit status, 128 + N when signal N ended it.
     """
     reap_launcher_helper()  # where nothing was moved between cgroups, it is still there
-    signals = Signals()
+    signals = signals or Signals()
     try:
         return _loop(pid, signals, terminal)
     finally:

@@ -131,6 +131,11 @@ class Launch(Child):
             posix.close(self.network)  # it must not outlive the container
             self.network = -1
 
+    def runs_hooks_at_start(self) -> bool:
+        """Whether hooks run between `release()` and the program, or right after its start."""
+        found: Any = self.spec.get("hooks") or {}
+        return bool(found.get("startContainer") or found.get("poststart"))
+
     def undo(self) -> None:
         """Remove every trace. Must not fail: what cannot be removed is reported and left to `delete --force`."""
         ignore_interruptions()

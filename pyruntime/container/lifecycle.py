@@ -86,7 +86,7 @@ def run(context: Context, container_id: str, bundle: str, options: CreateOptions
     launch = setup.launch(context, container_id, bundle, options, detached=options.detach, gated=False)
     _hand_over(launch, options)
     assert launch.record is not None
-    terminal = None
+    terminal = signals = None
     try:
         launch.allow_interruptions()
         if not options.detach:
@@ -94,6 +94,9 @@ def run(context: Context, container_id: str, bundle: str, options: CreateOptions
 
             terminal = foreground.Terminal(launch.console) if launch.console >= 0 else None
         proxy = _notify_proxy(launch.record)
+        if not options.detach and not launch.runs_hooks_at_start():
+            # What comes now may already be meant for the program. A hook that hangs must be interruptible.
+            signals = foreground.Signals()
         launch.release()
         launch.await_program()
         _poststart(launch.record, launch.pid)
@@ -108,7 +111,7 @@ def run(context: Context, container_id: str, bundle: str, options: CreateOptions
     if options.detach:
         return 0
     try:
-        status = foreground.wait(launch.pid, terminal)
+        status = foreground.wait(launch.pid, terminal, signals)
     except BaseException:
         launch.end()  # nobody would be there to take its output, or its end
         raise

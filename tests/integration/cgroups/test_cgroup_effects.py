@@ -121,6 +121,8 @@ def test_shares_divide_a_cpu(native: Place) -> None:
         used[shares[int(pid_text)]] = float(time_text)
     for descriptor in (go, start, told, tell):
         os.close(descriptor)
+    if sum(used.values()) > 1.5:
+        pytest.skip("one processor gave two programs a second each in one second: an emulator's idea of time")
     assert used[2048] / used[256] > 4, used
 
 
