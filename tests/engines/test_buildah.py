@@ -67,19 +67,19 @@ def test_builds_a_file_from_start_to_finish(buildah: Buildah, tmp_path: Path) ->
             f"FROM {buildah.image}",
             "ENV WORD=hello",
             "COPY file /file",
-            "WORKDIR /work",
+            "WORKDIR /srv",
             "RUN cat /file >made && echo $WORD >>made && id -u >>made",
             "USER 1000",
             'RUN test "$(id -u)" = 1000',
-            'CMD ["cat", "/work/made"]',
+            'CMD ["cat", "/srv/made"]',
         )
     )
     (tmp_path / "file").write_text("copied\n")
     buildah.build(tmp_path, "--tag", "localhost/built").ok()
     name = buildah("from", "--pull-never", "localhost/built").ok().stdout.strip()
-    assert buildah.run(name, "cat", "/work/made").ok().stdout == "copied\nhello\n0\n"
+    assert buildah.run(name, "cat", "/srv/made").ok().stdout == "copied\nhello\n0\n"
     document = json.loads(buildah("inspect", "--type", "image", "localhost/built").ok().stdout)
-    assert document["OCIv1"]["config"]["Cmd"] == ["cat", "/work/made"]
+    assert document["OCIv1"]["config"]["Cmd"] == ["cat", "/srv/made"]
 
 
 def test_a_step_that_fails_fails_the_build(buildah: Buildah, tmp_path: Path) -> None:
