@@ -1,6 +1,7 @@
 """Fixtures of all tests.
 
-runtime          the runtime under test, with a state directory of its own; `--runtime runc` tests another one.
+runtime          the runtime under test, with a state directory of its own; `--runtime runc` tests another one,
+                 `--systemd-cgroup` hands it that flag: systemd makes the cgroups.
                  Ours is watched by an audit hook (support/audited)
 rootfs           a root file system made of busybox: read it, do not write to it (`copy_tree` makes a copy)
 debian_rootfs    a minimal Debian, made once and kept in ~/.cache/pyruntime; likewise not to be written to
@@ -39,6 +40,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="PROGRAM",
         help="the runtime to test, a name or a path; may be repeated (default: this checkout's bin/pyruntime)",
     )
+    parser.addoption(
+        "--systemd-cgroup",
+        action="store_true",
+        help="hand this flag to the runtime in every test that leaves the cgroup manager open; needs systemd as init",
+    )
 
 
 def pytest_sessionstart() -> None:
@@ -67,8 +73,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def runtime(program: str, tmp_path: Path) -> Runtime:
-    return Runtime(AUDITED if program == str(LAUNCHER) else program, tmp_path / "state")
+def runtime(request: pytest.FixtureRequest, program: str, tmp_path: Path) -> Runtime:
+    flags = ["--systemd-cgroup"] if request.config.getoption("--systemd-cgroup") else []
+    return Runtime(AUDITED if program == str(LAUNCHER) else program, tmp_path / "state", flags)
 
 
 @pytest.fixture(scope="session")
