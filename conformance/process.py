@@ -167,3 +167,11 @@ def io_priority(pid: int) -> int:
     value = int(libc.syscall(number, 1, pid))
     check(value, f"ioprio_get {pid}")
     return value
+
+
+def has_weighted_interleave() -> bool:
+    """Whether set_mempolicy(2) takes MPOL_WEIGHTED_INTERLEAVE, with memory node 0. Our own policy stays the default."""
+    number = {"x86_64": 238, "aarch64": 237, "riscv64": 237}[os.uname().machine]
+    taken: bool = libc.syscall(number, 6, ctypes.byref(ctypes.c_ulong(1)), ctypes.c_ulong(64)) == 0
+    check(libc.syscall(number, 0, None, ctypes.c_ulong(0)), "set_mempolicy")
+    return taken

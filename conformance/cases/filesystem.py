@@ -249,6 +249,8 @@ def memory_policy_is_set(stage: Stage, mode: str) -> None:
     """The memory policy of the program is the one asked for, with its nodes."""
     if not Path("/proc/self/numa_maps").exists():
         skip("this kernel has no NUMA support")
+    if mode == "MPOL_WEIGHTED_INTERLEAVE" and not process.has_weighted_interleave():
+        skip("this kernel has no weighted interleaving, which came with Linux 6.9")
     more, wanted = POLICIES[mode]
     stage.linux["memoryPolicy"] = {"mode": mode, **more}
     stage.up()

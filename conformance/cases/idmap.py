@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from conformance import process
 from conformance.bundle import bind
 from conformance.outcome import equal, require
 from conformance.registry import case, each
@@ -89,7 +90,10 @@ def mappings_work_without_the_word(stage: Stage) -> None:
 @case("mount-option.ridmap")
 def ridmap_reaches_submounts(stage: Stage) -> None:
     """With ridmap the submount is mapped too, with idmap it is not."""
-    source = stage.tree()
+    source, sub = source_of(stage), source_of(stage)  # binds and no tmpfs, which has mappings since Linux 6.3 only
+    os.mkdir(f"{source}/sub")
+    process.mount(source, source, flags=process.MS_BIND)
+    process.mount(sub, f"{source}/sub", flags=process.MS_BIND)
     stage.mounts.append(mapped(bind(source, "/deep", "rbind", "ridmap")))
     stage.mounts.append(mapped(bind(source, "/flat", "rbind", "idmap")))
     stage.up()

@@ -44,6 +44,7 @@ def value(directory: Path, name: str) -> str:
 # Memory and processes
 
 
+@pytest.mark.cgroupfs
 def test_memory_max_kills(container: Make) -> None:
     # One busybox: `head` holds what it reads while it looks for the end of the line, and /dev/zero has none.
     one = container(["sh", "-c", "tail /dev/zero"], resources(memory={"limit": 16 * MIB, "swap": 16 * MIB}))
@@ -185,6 +186,7 @@ def test_the_last_matching_device_rule_wins(container: Make) -> None:
 # Ending and stopping
 
 
+@pytest.mark.cgroupfs
 def test_kill_all_reaches_what_left_the_session(container: Make) -> None:
     one = container(["sh", "-c", "setsid sleep 1000 & setsid sleep 1001 & exec sleep 1002"])
     directory = running(one)
@@ -260,6 +262,7 @@ def test_the_user_of_a_user_namespace_owns_the_cgroup(container: Make) -> None:
 # Paths
 
 
+@pytest.mark.cgroupfs
 def test_a_path_below_another_is_made_with_controllers(container: Make) -> None:
     parent = f"/pyruntime-v2-{os.getpid()}"
     path = f"{parent}/deep/er"
@@ -281,6 +284,7 @@ def test_a_path_below_another_is_made_with_controllers(container: Make) -> None:
             Path("/sys/fs/cgroup" + left).rmdir()
 
 
+@pytest.mark.cgroupfs
 def test_a_cgroup_in_use_is_refused(container: Make) -> None:
     first = container(SLEEP)
     directory = running(first)

@@ -279,6 +279,7 @@ def test_pause_and_resume(container: Make) -> None:
     assert "container not paused" in one.runtime("resume", one.id).stderr
 
 
+@pytest.mark.cgroupfs
 def test_a_foreign_process_in_the_cgroup_is_refused_and_lives(container: Make) -> None:
     """create must not kill what it finds: the cgroup is somebody else's."""
     host = container(SLEEP)

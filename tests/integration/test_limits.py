@@ -127,6 +127,7 @@ def test_the_default_devices_need_no_rule(container: Make) -> None:
     assert "Operation not permitted" not in result.stderr
 
 
+@pytest.mark.cgroupfs
 @pytest.mark.parametrize("path", ["/{id}/sub", "{id}-relative", None])
 def test_every_container_has_a_cgroup_of_its_own(container: Make, path: str | None) -> None:
     one = container(["sleep", "60"])

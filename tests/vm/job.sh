@@ -4,10 +4,11 @@ export PYTHONDONTWRITEBYTECODE=1 PYRUNTIME_GUEST=1
 : >/run/vm/started
 busybox hostname guest
 modprobe -a tun autofs4 loop fuse br_netfilter 2>/dev/null
-busybox mkdir -p /dev/net # no udev makes the nodes
+busybox mkdir -p /dev/net # no udev makes the nodes, nor opens them to everybody
 [ -e /dev/net/tun ] || busybox mknod -m 666 /dev/net/tun c 10 200
 [ -e /dev/loop-control ] || busybox mknod -m 660 /dev/loop-control c 10 237
 [ -e /dev/fuse ] || busybox mknod -m 666 /dev/fuse c 10 229
+busybox chmod 666 /dev/net/tun /dev/fuse
 # Where engines keep layers: the guest's root is an overlay, and no other can lie on it.
 for place in /var/lib/containers /var/tmp; do
     busybox mkdir -p "/tmp/.disk$place" "$place"
