@@ -306,7 +306,7 @@ def test_a_relative_pid_file_lies_where_the_engine_is(container: ContainerFactor
 
 @pytest.mark.usefixtures("subreaper")
 def test_the_container_becomes_a_child_of_the_engine(container: ContainerFactory, tmp_path: Path) -> None:
-    one = container(["sh", "-c", "sleep 0.2; exit 42"])
+    one = container(["sh", "-c", "until [ -e /go ]; do sleep 0.05; done; exit 42"])
     pid_file = tmp_path / "pid"
     one.create("--pid-file", str(pid_file)).ok()
     pid = int(pid_file.read_text())
@@ -315,6 +315,7 @@ def test_the_container_becomes_a_child_of_the_engine(container: ContainerFactory
     exec_file = tmp_path / "exec"
     one.exec("--detach", f"--pid-file={exec_file}", "sh", "-c", "exit 43").ok()
     assert reap(int(exec_file.read_text())) == 43
+    (one.bundle.rootfs / "go").touch()
     wait_for(lambda: "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text(), "the container to end")
     state = one.state()
     assert (state["status"], state["pid"]) == ("stopped", 0)
