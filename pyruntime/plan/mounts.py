@@ -277,7 +277,8 @@ class Remount(_MountStep):
             if b"ro" not in [name for name, _ in changes]:
                 changes.append((b"rw", None))
             m.reconfigure(target, changes)
-        m.set_attributes(target, options.add, self._ALL & ~options.add | options.clear & ~options.add)
+        # The access time is one field: the kernel wants it cleared whole, also where a value is set.
+        m.set_attributes(target, options.add, self._ALL & ~options.add | options.clear)
         self._finish(target)
         posix.close(target)
 

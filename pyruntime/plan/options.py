@@ -139,7 +139,8 @@ class Options:
         opposite = _OPPOSITE.get(word)
         if opposite in self.superblock:
             self.superblock.remove(opposite)
-        self.superblock.append(word)
+        if word not in self.superblock:
+            self.superblock.append(word)
 
     def filesystem(self) -> list[tuple[bytes, bytes | None]]:
         """What a new filesystem is configured with: (name, value) pairs."""

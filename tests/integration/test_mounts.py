@@ -275,10 +275,32 @@ def test_remount(container: Make, tmp_path: Path) -> None:
     assert "noexec" in found["/t"].options and found["/t"].superblock >= {"rw", "size=2048k"}
 
 
-def test_a_readonly_dev_has_its_devices(container: Make) -> None:
+@pytest.mark.parametrize(
+    ("before", "words", "after"),
+    [
+        ([], ["noatime"], {"noatime"}),
+        (["noatime"], ["relatime"], {"relatime"}),
+        (["noatime"], ["bind", "strictatime"], {"rw"}),
+        (["noatime"], [], {"noatime"}),
+    ],
+)
+def test_a_remount_changes_the_access_time(
+    container: Make, before: list[str], words: list[str], after: set[str]
+) -> None:
+    one = container(
+        ["sleep", "60"],
+        mount("/t", "none", before, "tmpfs"),
+        mount("/t", "none", ["remount", *words], "tmpfs"),
+    )
+    one.create().ok()
+    assert mounts(one.pid)["/t"].options & {"noatime", "relatime", "rw"} == {*after, "rw"}
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["once", "said twice"])
+def test_a_readonly_dev_has_its_devices(container: Make, times: int) -> None:
     one = container(
         ["sh", "-c", "echo x > /dev/null && ls /dev/fd && touch /dev/x"],
-        mount_options("/dev", "nosuid", "strictatime", "mode=755", "size=65536k", "ro"),
+        mount_options("/dev", "nosuid", "strictatime", "mode=755", "size=65536k", *["ro"] * times),
     )
     result = one.run()
     assert "Read-only file system" in result.stderr
