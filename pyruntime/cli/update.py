@@ -114,7 +114,7 @@ def read_document(path: str) -> Resources:
     """The resources document in a file, or on standard input for `-`, checked."""
     if path != "-":
         try:
-            return dict(load.parse_resources(jsontext.read_file(path), path))
+            return dict(load.parse_resources(jsontext.read_file(path, pipe=True), path))
         except OSError as error:
             raise RuntimeFailure(f"open {path}: {log.reason(error)}") from None
     if stat.S_ISDIR(os.fstat(0).st_mode):

@@ -93,7 +93,6 @@ def exec_process(context: Context, container_id: str, options: ExecOptions) -> i
     """Run a process in a container. Returns the exit status to leave with. Raises RuntimeFailure."""
     from pyruntime.container.caller import check_console, close_unknown
 
-    close_unknown(options.preserve_fds)
     record = store.open_container(context.root, container_id)
     status, pid = record.status()
     if status == store.STOPPED:
@@ -106,6 +105,7 @@ def exec_process(context: Context, container_id: str, options: ExecOptions) -> i
         raise RuntimeFailure("exec args cannot be empty: give a command, or a process document with --process")
     config = record.config()
     process = _process(options, config)
+    close_unknown(options.preserve_fds)  # the document may have come through one: --process <(...)
     check_console(bool(process.get("terminal")), options.console_socket, options.detach)
     pidfd = _open_init(record, pid)
     new = _Exec(record, config, process, pidfd, pid)

@@ -31,8 +31,8 @@ def launch(
     from pyruntime.container.launch import Launch
 
     listening = listen_fds()
-    close_unknown(listening + options.preserve_fds)
     spec = _load(bundle, options)
+    close_unknown(listening + options.preserve_fds)  # the configuration may have come through one: --config <(...)
     if not gated and spec.get("process") is None:
         raise SpecError("process", "required by run: process property must not be empty")
     _check_terminal(spec, options, detached)
@@ -174,7 +174,15 @@ def _cgroup_owner(spec: Spec, linux: Any) -> int | None:
 
 
 def _load(bundle: str, options: CreateOptions) -> Spec:
-    return load.load_file(options.config) if options.config else load.load_bundle(bundle)
+    spec = load.load_file(options.config) if options.config else load.load_bundle(bundle)
+    linux: Any = spec.get("linux") or {}
+    if not linux.get("uidMappings") and any(
+        entry["type"] == "user" and not entry.get("path") for entry in linux.get("namespaces") or ()
+    ):
+        from pyruntime.container import own_mappings
+
+        own_mappings.complete(spec)
+    return spec
 
 
 def _settings(

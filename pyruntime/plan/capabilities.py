@@ -54,7 +54,7 @@ class CapabilitySets:
             masks[kind] = mask
         if unknown:
             self.warnings.append(
-                f"process.capabilities: ignoring {', '.join(sorted(unknown))}: this kernel has no such capability"
+                "process.capabilities: ignoring unknown or unavailable capabilities: [" + " ".join(sorted(unknown)) + "]"
             )
         # What capset(2) would refuse with EPERM as a whole is taken out bit by bit here, see cap_capset() in
         # security/commoncap.c.

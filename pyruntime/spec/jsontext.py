@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 LIMIT = 16 << 20
 DEPTH = 128
-S_IFMT, S_IFREG = 0o170000, 0o100000  # inode(7); the modules os and stat would cost every verb a millisecond
+# inode(7); the modules os and stat would cost every verb a millisecond
+S_IFMT, S_IFREG, S_IFIFO = 0o170000, 0o100000, 0o010000
 
 _WHITESPACE = " \t\n\r"
 _PARENTHESES = bytes.maketrans(b"[]{}", b"()()")
@@ -140,15 +141,19 @@ def loads(data: bytes, name: str = "JSON", surrogates: bool = False) -> object:
     return value
 
 
-def read_file(path: str | bytes, dir_fd: int | None = None, limit: int = LIMIT) -> bytes:
+def read_file(path: str | bytes, dir_fd: int | None = None, limit: int = LIMIT, pipe: bool = False) -> bytes:
     """The bytes of a regular file of at most `limit` bytes.
 
-    A pipe or device in its place can neither block the runtime nor feed it without end. Raises OSError when the file
-    cannot be opened (so that a caller can tell a missing one), RuntimeFailure when it is not a regular file or too big.
+    A pipe or device in its place can neither block the runtime nor feed it without end. With `pipe` it may be a pipe,
+    which is read to its end, for files that the caller names: shells write a document as `<(...)`. Raises OSError when
+    the file cannot be opened (so that a caller can tell a missing one), RuntimeFailure when it is of another kind or
+    too big.
     """
-    handle = posix.open(path, posix.O_RDONLY | posix.O_NONBLOCK | posix.O_CLOEXEC | posix.O_NOCTTY, dir_fd=dir_fd)
+    flags = posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOCTTY | (0 if pipe else posix.O_NONBLOCK)
+    handle = posix.open(path, flags, dir_fd=dir_fd)
     try:
-        if posix.fstat(handle).st_mode & S_IFMT != S_IFREG:
+        kind = posix.fstat(handle).st_mode & S_IFMT
+        if kind != S_IFREG and not (pipe and kind == S_IFIFO):
             raise RuntimeFailure(f"{_name(path)}: not a regular file")
         parts = []
         size = 0

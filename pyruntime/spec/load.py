@@ -113,7 +113,7 @@ def _check_section(node: Node, section_rules: rules.Rules, value: object, path: 
 
 def _read(path: str, name: str, node: Node) -> object:
     try:
-        data = jsontext.read_file(path)
+        data = jsontext.read_file(path, pipe=True)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
     return _parse(data, name, node)

@@ -51,7 +51,7 @@ PROCESS = (OBJECT, {
         'gid': ID,
         'umask': (INTEGER, 0, 511, None),
         'additionalGids': (ARRAY, ID, 0),
-    }, ('uid', 'gid')),
+    }, ()),
     'rlimits': (ARRAY, RLIMIT, 0),
     'apparmorProfile': (STRING, None, None),
     'capabilities': (OBJECT, {

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from support.changes import hooks, linux, mount, process, resources, root, top, user_namespace, without_namespace
 from support.container import Container
-from support.runtime import Runtime
+from support.runtime import Result, Runtime
 from support.terminal import Screen
 
 Make = Callable[..., Container]
@@ -315,6 +315,40 @@ def test_it_goes_by_the_name_it_is_called(tmp_path: Path, program: str) -> None:
 
 
 # Small documents.
+
+
+def test_documents_through_a_pipe(container: Make) -> None:
+    """What a shell makes of `--process <(...)`, though every other descriptor of the caller is closed."""
+    one = container(["sleep", "60"])
+
+    def piped(document: object, *words: str) -> Result:
+        reading, writing = os.pipe()
+        os.write(writing, json.dumps(document).encode())
+        os.close(writing)
+        try:
+            return one.runtime(*(word.replace("PIPE", f"/dev/fd/{reading}") for word in words), pass_fds=(reading,))
+        finally:
+            os.close(reading)
+
+    config = {**one.bundle.config, "root": {"path": str(one.bundle.rootfs)}}
+    config["process"] = {**config["process"], "args": ["sh", "-c", "echo /proc/self/fd/*"]}
+    only_three = "/proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2"
+    bundle = ("--bundle", str(one.bundle.path))
+    if one.runtime.name == "pyruntime":  # runc has no --config
+        assert piped(config, "run", *bundle, "--config", "PIPE", one.id).ok().stdout.startswith(only_three)
+    one.run("--detach").ok()
+    document = {"args": config["process"]["args"], "cwd": "/", "env": config["process"]["env"]}
+    assert piped(document, "exec", "--process", "PIPE", one.id).ok().stdout.startswith(only_three)
+    piped({"pids": {"limit": 77}}, "update", "--resources", "PIPE", one.id).ok()
+    assert (one.cgroup("pids") / "pids.max").read_text() == "77\n"
+
+
+def test_a_user_of_whom_only_the_uid_is_given(container: Make) -> None:
+    one = container(["sh", "-c", "id -u; id -g"], process(user={"uid": 0}))
+    assert one.run().ok().stdout == "0\n0\n"
+    one.bundle.config["process"]["user"] = {"gid": 8}
+    one.bundle.write()
+    assert one.run().ok().stdout == "0\n8\n"
 
 
 def test_an_io_class_without_a_level(container: Make) -> None:
