@@ -53,9 +53,8 @@ class CapabilitySets:
                     mask |= 1 << number
             masks[kind] = mask
         if unknown:
-            self.warnings.append(
-                "process.capabilities: ignoring unknown or unavailable capabilities: [" + " ".join(sorted(unknown)) + "]"
-            )
+            names = " ".join(sorted(unknown))
+            self.warnings.append(f"process.capabilities: ignoring unknown or unavailable capabilities: [{names}]")
         # What capset(2) would refuse with EPERM as a whole is taken out bit by bit here, see cap_capset() in
         # security/commoncap.c.
         self.bounding = masks["bounding"] & facts.bounding
