@@ -167,7 +167,7 @@ def test_ends_by_a_signal_of_choice_or_in_time(podman: Podman) -> None:
 
 
 def test_gives_devices_with_rules(podman: Podman) -> None:
-    told = podman.run("--device-cgroup-rule", "c 1:1 r", "--cap-add", "mknod", "--",
+    told = podman.run("--device-cgroup-rule", "c 1:1 r", "--cap-add", "mknod,sys_rawio", "--",
                       "sh", "-c", "mknod /tmp/mem c 1 1; head -c 1 /tmp/mem >/dev/null; echo x >/tmp/mem")  # fmt: skip
     assert told.stderr.count("Operation not permitted") == 1  # to write it, which the rule leaves out
     told = podman.run("--privileged", "--", "sh", "-c", "test -c /dev/kmsg && mount -t tmpfs none /tmp && echo fine")

@@ -4,90 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engines.engine import IMAGE, ULIMITS, call, environment, lines, need, sweep
+from engines.engine import IMAGE, call, lines, need
+from engines.user import User
 from support.bundles import copy_tree
 from support.container import new_id, wait_for
-from support.runtime import AUDITED, REPOSITORY, Result
+from support.runtime import AUDITED
 
 pytestmark = pytest.mark.skipif(
     bool(need("podman", "newuidmap", "useradd", "setpriv")), reason="podman, uidmap or passwd is not installed"
 )
-
-
-class User:
-    """A user made for the test, with sub-ids as useradd gives them to everybody; `close()` takes the account away."""
-
-    def __init__(self, directory: Path, archive: Path) -> None:
-        self.directory = directory
-        self.name = f"engine{os.getpid()}"
-        call("useradd", "--create-home", "--home-dir", directory, "--shell", "/bin/sh", self.name).ok()
-        account = pwd.getpwnam(self.name)
-        self.ids = (account.pw_uid, account.pw_gid)
-        for name in ("run", "tmp"):
-            (directory / name).mkdir(mode=0o700)
-            os.chown(directory / name, *self.ids)
-        directory.chmod(0o755)
-        # The checkout may lie where only root can look.
-        shutil.copytree(REPOSITORY / "bin", directory / "pyruntime" / "bin")
-        shutil.copytree(REPOSITORY / "pyruntime", directory / "pyruntime" / "pyruntime")
-        limits = ", ".join(f'"{one}"' for one in ULIMITS)
-        (directory / "containers.conf").write_text(
-            lines(
-                "[containers]",
-                f"default_ulimits = [{limits}]",
-                'netns = "none"',
-                "[engine]",
-                'cgroup_manager = "cgroupfs"',
-                'events_logger = "file"',
-                'runtime_supports_json = ["pyruntime", "runc", "crun"]',
-            )
-        )
-        self.env = environment(
-            HOME=str(directory),
-            USER=self.name,
-            XDG_RUNTIME_DIR=str(directory / "run"),
-            TMPDIR=str(directory / "tmp"),
-            CONTAINERS_CONF=str(directory / "containers.conf"),
-        )
-        self("podman", "load", "--input", archive).ok()
-
-    def __call__(self, *argv: str | Path, **options: Any) -> Result:
-        uid, gid = self.ids
-        change = ("setpriv", f"--reuid={uid}", f"--regid={gid}", "--init-groups", "--inh-caps=-all")
-        return call(*change, *argv, env=self.env, cwd=self.directory, **options)
-
-    def close(self) -> None:
-        try:
-            self("podman", "rm", "--all", "--force", "--time", "0")
-            self("podman", "system", "migrate")
-        finally:
-            for entry in Path("/proc").iterdir():
-                if entry.name.isdigit() and _owner(entry) == self.ids[0]:
-                    try:
-                        os.kill(int(entry.name), 9)
-                    except ProcessLookupError:
-                        pass
-            sweep(self.directory)
-            wait_for(
-                lambda: not any(_owner(one) == self.ids[0] for one in Path("/proc").glob("[0-9]*")), "the user's end"
-            )
-            subprocess.run(["userdel", "--force", self.name], check=False, stderr=subprocess.DEVNULL)
-
-
-def _owner(process: Path) -> int:
-    try:
-        return process.stat().st_uid
-    except OSError:
-        return -1
 
 
 @pytest.fixture(scope="session")
@@ -157,9 +88,7 @@ def test_podman_gives_a_network(user: User, own_program: str) -> None:
     inside = ("nsenter", f"--net=/run/netns/{name}")
     try:
         call(*inside, "ip", "link", "set", "lo", "up").ok()
-        uid, gid = user.ids
-        become = ("setpriv", f"--reuid={uid}", f"--regid={gid}", "--init-groups", "--inh-caps=-all")
-        podman = (*inside, *become, "podman", "--runtime", own_program)
+        podman = (*inside, *user.become, "podman", "--runtime", own_program)
         options: dict[str, Any] = {"env": user.env, "cwd": user.directory}
         call(*podman, "run", "--detach", "--name", "web", "--network", "slirp4netns", "--publish", "127.0.0.1:8090:80",
              IMAGE, "httpd", "-f", "-p", "80", "-h", "/etc", **options).ok()  # fmt: skip

@@ -23,6 +23,7 @@ local-fs-pre.target swap.target shutdown.target umount.target final.target power
 network.target time-set.target dbus.socket dbus.service systemd-journald.service systemd-journald.socket
 systemd-journald-dev-log.socket systemd-logind.service systemd-user-sessions.service systemd-poweroff.service
 user@.service user-runtime-dir@.service user.slice machine.slice""".split()
+ALIASES = {"dbus-org.freedesktop.login1.service": "systemd-logind.service"}  # what D-Bus asks for when it is needed
 TARGET = """[Unit]
 Requires=basic.target dbus.socket job.service
 After=basic.target
@@ -67,6 +68,10 @@ def pack(archive: Path, command: Sequence[str], modules: Path) -> None:
             item.size = len(text.encode())
             item.mode = 0o644
             tar.addfile(item, io.BytesIO(text.encode()))
+        for name, target in ALIASES.items():
+            item = tarfile.TarInfo(f"job/units/{name}")
+            item.type, item.linkname = tarfile.SYMTYPE, target
+            tar.addfile(item)
     with archive.open("r+b") as file:  # whole sectors, or the last one is cut off
         file.truncate(-(-archive.stat().st_size // 4096) * 4096)
 
