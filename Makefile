@@ -11,7 +11,8 @@ BENCH_FLAGS ?=
 FUZZ_SECONDS ?= 10
 VM_MODE ?= systemd
 VM_TESTS ?= tests/integration/cgroups tests/integration/test_cgroup_v2.py tests/integration/test_cgroup_systemd_verbs.py \
-	tests/integration/test_requirements.py tests/integration/test_full_kernel.py tests/integration/test_checkpoint.py
+	tests/integration/test_requirements.py tests/integration/test_full_kernel.py tests/integration/test_checkpoint.py \
+	tests/integration/test_limits.py tests/engines/test_podman_systemd.py tests/engines/test_rootless_systemd.py
 
 # To run containers: the interpreter, and the library that compiles seccomp filters.
 RUN_PACKAGES := python3 libseccomp2
@@ -23,7 +24,7 @@ TEST_PACKAGES := busybox-static debootstrap strace iproute2 nftables uidmap acl 
 # would have to go for Debian's.
 BENCH_PACKAGES := busybox-static gcc libc6-dev strace
 # A virtual machine and what its guest takes from this machine's root.
-VM_PACKAGES := qemu-system-x86 kmod e2fsprogs busybox-static systemd dbus apparmor
+VM_PACKAGES := qemu-system-x86 kmod e2fsprogs busybox-static systemd dbus apparmor libpam-systemd dbus-user-session
 
 .PHONY: help run test fuzz vm vm-selinux unit lint bench install uninstall seal unseal clean
 
