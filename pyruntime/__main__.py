@@ -140,6 +140,16 @@ def must_seal(arguments: list[str]) -> bool:
     return any(word in SEALED_VERBS for word in arguments)
 
 
+def open_standard_streams() -> None:
+    """Put /dev/null where the caller has closed a standard stream. Otherwise the number would go to a descriptor of
+    ours: the container would wait with it in place of a stream, and what is written to a stream would end up in it."""
+    for number in (0, 1, 2):
+        try:
+            posix.fstat(number)
+        except OSError:
+            posix.set_inheritable(posix.open("/dev/null", posix.O_RDWR), True)  # the lowest number that is free
+
+
 def flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -149,6 +159,8 @@ def flush() -> None:
 
 
 def start() -> int:
+    if None in (sys.stdin, sys.stdout, sys.stderr):  # the interpreter has found them closed
+        open_standard_streams()
     directory = own_directory()
     load_package(directory)
     words = sys.argv[1:] or ["pyruntime"]

@@ -244,7 +244,11 @@ def main(argv: list[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminated)
     try:
-        _run(argv)
+        try:
+            _run(argv)
+        except SystemExit:  # argparse has printed its help
+            pass
+        _flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered must not fail a second time
         return 1
@@ -255,6 +259,18 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _flush() -> None:
+    """What could not be written must not pass for success."""
+    if sys.stdout is not None:  # closed by the caller
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise ImageError(f"standard output: {error.strerror}") from None
+
+
 def _failed(message: str, status: int) -> int:
-    sys.stderr.write(f"{PROGRAM}: {message}\n".encode("utf-8", "backslashreplace").decode())
+    if sys.stderr is not None:
+        sys.stderr.write(f"{PROGRAM}: {message}\n".encode("utf-8", "backslashreplace").decode())
     return status

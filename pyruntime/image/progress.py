@@ -77,4 +77,5 @@ class Progress:
 
 def warn(message: str) -> None:
     """One line for people, beside the progress."""
-    sys.stderr.write(f"warning: {message}\n")
+    if sys.stderr is not None:
+        sys.stderr.write(f"warning: {message}\n")

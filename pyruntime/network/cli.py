@@ -43,14 +43,31 @@ def main(argv: Sequence[str]) -> int:
             _list(parse([word for word in argv if word != "--list"]))
         else:
             _hook(parse(argv))
+        _flush()
     except RuntimeFailure as failure:
-        print(f"{PROGRAM}: {failure}", file=sys.stderr)
+        _say(str(failure))
         return failure.status
     except OSError as error:
-        reason = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
-        print(f"{PROGRAM}: {reason}", file=sys.stderr)
+        _say(str(error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"))
         return 1
     return 0
+
+
+def _flush() -> None:
+    """What could not be written must not pass for success."""
+    if sys.stdout is not None:  # closed by the caller
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            pass  # nobody reads on
+        except OSError as error:
+            raise RuntimeFailure(f"standard output: {error.strerror}") from None
+
+
+def _say(words: str) -> None:
+    """One line on standard error, if there is one."""
+    if sys.stderr is not None:
+        print(f"{PROGRAM}: {words}", file=sys.stderr)
 
 
 def _hook(settings: Settings) -> None:
@@ -76,7 +93,7 @@ def _hook(settings: Settings) -> None:
     except FileNotFoundError:
         raise RuntimeFailure(f"process {pid} of container {container} is gone") from None
     if os.path.samestat(os.fstat(netns), os.stat("/proc/self/ns/net")):
-        print(f"{PROGRAM}: {container} shares the network of the host: nothing to set up", file=sys.stderr)
+        _say(f"{container} shares the network of the host: nothing to set up")
         return
     from pyruntime.network.attach import attach, detach
 
@@ -97,11 +114,11 @@ def _hook(settings: Settings) -> None:
 
 
 def _read_state() -> dict[str, Any]:
-    if sys.stdin.isatty():
+    if sys.stdin is None or sys.stdin.isatty():
         raise RuntimeFailure("this is an OCI hook: a runtime calls it with the container's state; see --help", 2)
     try:
         state = json.load(sys.stdin.buffer)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RuntimeFailure(f"the state on standard input is not JSON: {error}") from None
     if not isinstance(state, dict) or not isinstance(state.get("id"), str) or not state["id"]:
         raise RuntimeFailure("the state on standard input has no container id")

@@ -204,7 +204,8 @@ def _put(path: str, content: bytes, mode: int = 0o600) -> None:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         os.fchmod(descriptor, mode)  # whatever the umask
-        os.write(descriptor, content)
+        while content:  # of a file system that is nearly full, a first write takes a part
+            content = content[os.write(descriptor, content) :]
     finally:
         os.close(descriptor)
     os.replace(temporary, path)

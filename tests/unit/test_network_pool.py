@@ -153,3 +153,13 @@ def test_the_text_of_resolv_conf_and_hosts() -> None:
         "hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
         "10.0.0.2 web\nfd00::2 web\nfd00::7 db\n",
     }
+
+
+def test_a_file_is_written_whole_also_when_the_kernel_takes_it_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:7]))
+    with State(str(tmp_path)) as state:
+        state.save_file("pb0", "hosts", "127.0.0.1 localhost\n" * 3)
+        assert Path(state.file("pb0", "hosts")).read_text() == "127.0.0.1 localhost\n" * 3
