@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 S_IFMT, S_IFDIR, S_IFREG = 0o170000, 0o040000, 0o100000
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 AT_FDCWD, AT_EACCESS = -100, 0x200
 X_OK = 1
 PASSWD_LIMIT = 1 << 20
@@ -86,9 +85,9 @@ class Command:
         if b"/" in self.name:
             self.candidates = [self.name]
         else:
-            search = next((entry[5:] for entry in self.strings if entry[:5] == b"PATH="), DEFAULT_PATH.encode())
-            # An empty element means the current directory, as for execvp(3).
-            self.candidates = [(folder or b".") + b"/" + self.name for folder in search.split(b":")]
+            # Without PATH nothing is found, as in runc and crun. An empty element is the current directory, execvp(3).
+            search = next((entry[5:] for entry in self.strings if entry[:5] == b"PATH="), b"")
+            self.candidates = [(folder or b".") + b"/" + self.name for folder in search.split(b":")] if search else []
 
     def make_directory(self, root: int) -> None:
         """Make cwd if it is missing: images name one that they do not have, and rely on it. Not where a dangling link

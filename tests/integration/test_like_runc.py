@@ -66,6 +66,20 @@ def test_run_needs_a_process(container: Make) -> None:
     assert result.status == 1 and "without a process" in result.stderr
 
 
+@pytest.mark.parametrize("env", [[], ["A=b"], ["PATH="], ["PATH=:/no"], ["PATH=/bin", "PATH=/no"]])
+def test_a_program_is_looked_for_in_path_only(container: Make, env: list[str]) -> None:
+    one = container(["true"], process(env=env))
+    (one.bundle.rootfs / "true").symlink_to("no")
+    result = one.run()
+    assert result.status == 1 and 'exec: "true": executable file not found in $PATH' in message(result.stderr)
+    one.bundle.config["process"]["args"] = ["/bin/sleep", "60"]
+    one.bundle.write()
+    one.run("--detach").ok()
+    result = one.exec("true")
+    assert result.status == 255 and 'exec: "true": executable file not found in $PATH' in message(result.stderr)
+    one.exec("--env=PATH=/bin", "true").ok()
+
+
 # The working directory.
 
 

@@ -49,10 +49,6 @@ def test_the_search_path_is_the_containers(container: Make) -> None:
     assert one.run(env={"PATH": "/usr/bin"}).ok().stdout == "found\n"
 
 
-def test_without_path_there_is_a_default(container: Make) -> None:
-    assert container(["echo", "x"], process(env=[])).run().ok().stdout == "x\n"
-
-
 def test_cwd(container: Make) -> None:
     assert container(["pwd"], process(cwd="/usr")).run().ok().stdout == "/usr\n"
 
