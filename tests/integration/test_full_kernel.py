@@ -123,6 +123,7 @@ def test_the_misc_controller(container: Make) -> None:
     assert not other.leaks()
 
 
+@pytest.mark.cgroupfs
 @on_v2
 def test_nothing_outruns_an_end_by_the_cgroup(container: Make) -> None:
     """cgroup.kill: processes that fork faster than one could signal them, one by one."""
