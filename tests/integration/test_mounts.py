@@ -209,9 +209,15 @@ def test_a_copy_that_does_not_fit(container: Make) -> None:
     assert one.leaks() == []
 
 
-def test_a_tmpfs_takes_over_the_mode(container: Make) -> None:
-    one = container(["stat", "-c", "%a", "/tmp"], mount("/tmp", "none", [], "tmpfs"))
-    assert one.run().ok().stdout == "1777\n"
+@pytest.mark.parametrize(
+    ("destination", "options", "mode"),
+    [("/private", [], "2750"), ("/private", ["mode=711"], "711"), ("/missing", [], "1777")],
+)
+def test_a_tmpfs_takes_over_the_mode(container: Make, destination: str, options: list[str], mode: str) -> None:
+    one = container(["stat", "-c", "%a", destination], mount(destination, "none", options, "tmpfs"))
+    (one.bundle.rootfs / "private").mkdir()
+    (one.bundle.rootfs / "private").chmod(0o2750)
+    assert one.run().ok().stdout == f"{mode}\n"
 
 
 # /proc and /sys.
