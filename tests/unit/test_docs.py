@@ -68,3 +68,9 @@ def test_targets_of_make_exist() -> None:
         named = set(re.findall(r"^    (?:sudo )?make ([a-z-]+)", page.read_text(), re.MULTILINE))
         named |= {match for word in words(page) for match in re.findall(r"^make ([a-z-]+)", word)}
         assert not named - targets - THEIRS, page.name
+
+
+def test_every_kind_of_test_is_explained() -> None:
+    kinds = {path.parent.name for path in (TREE / "tests").glob("*/*.py")}
+    text = (TREE / "docs" / "testing.md").read_text()
+    assert not {kind for kind in kinds if f"`tests/{kind}`" not in text}
