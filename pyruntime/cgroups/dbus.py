@@ -206,6 +206,9 @@ def _connect(address: str, timeout: float) -> _socket.socket:
 
 
 def _unescape(value: str) -> bytes:
-    """%XX in an address stands for a byte."""
+    """%XX in an address stands for a byte. Raises RuntimeFailure."""
     first, *rest = value.encode("utf-8", "surrogateescape").split(b"%")
-    return first + b"".join(bytes([int(part[:2], 16)]) + part[2:] for part in rest)
+    try:
+        return first + b"".join(bytes.fromhex(part[:2].decode()) + part[2:] for part in rest)
+    except ValueError:
+        raise RuntimeFailure(f"D-Bus address: {value!r} has a % without two hexadecimal digits") from None

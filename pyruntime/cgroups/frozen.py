@@ -8,6 +8,9 @@ from __future__ import annotations
 import posix
 from time import sleep
 
+SETTLING = 200
+"""Milliseconds, about, that FREEZING gets to become something else."""
+
 
 def is_frozen(paths: dict[str, str]) -> bool:
     """Whether the cgroup at `paths` (controller to directory, "" for cgroup2) was asked to be frozen itself.
@@ -18,15 +21,18 @@ def is_frozen(paths: dict[str, str]) -> bool:
         if list(paths) == [""]:
             return bool(paths[""]) and _read(paths[""] + "/cgroup.freeze") == b"1\n"
         directory = paths.get("freezer")
-        while directory:
-            state = _read(directory + "/freezer.state")
-            if state == b"THAWED\n":
-                return False
-            # FROZEN may come from a cgroup above; this file says whether it was asked for here. FREEZING will soon be
-            # one or the other.
-            if state == b"FROZEN\n":
-                return _read(directory + "/freezer.self_freezing") == b"1\n"
-            sleep(0.001)
+        if directory:
+            # FREEZING will soon be one or the other, unless a process hangs in the kernel: then nobody may have to
+            # wait with it, least of all who wants to kill it.
+            for _ in range(SETTLING):
+                state = _read(directory + "/freezer.state")
+                if state == b"THAWED\n":
+                    return False
+                if state == b"FROZEN\n":
+                    break
+                sleep(0.001)
+            # It may come from a cgroup above; this file says whether it was asked for here.
+            return _read(directory + "/freezer.self_freezing") == b"1\n"
     except OSError:
         pass
     return False

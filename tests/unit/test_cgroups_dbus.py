@@ -293,3 +293,9 @@ def test_addresses(tmp_path: Path) -> None:
         Connection("tcp:host=localhost,port=1")
     with pytest.raises(FileNotFoundError):
         Connection(f"unix:path={tmp_path}/missing")
+
+
+@pytest.mark.parametrize("address", ["unix:path=/run/%zz", "unix:path=/run/bus%2", "unix:abstract=%", "tcp:host=x"])
+def test_an_address_that_is_none_is_told(address: str) -> None:
+    with pytest.raises(RuntimeFailure, match="D-Bus address"):
+        Connection(address)
