@@ -2,8 +2,8 @@
 
     idmap=uids=0-100000-65536#70000-200000-10;gids=0-100000-65536
 
-Each triplet is FROM-TO-LENGTH as in uidMappings (id in the mount, id on the host, how many). A FROM that begins with @
-is an id of the container's user namespace and is translated to the host's first.
+Each triplet is FROM-TO-LENGTH as in uidMappings (id in the mount, id on the host, how many). With an @ in front TO is
+an id of the container's user namespace, and is translated to the host's.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _triplet(text: str, own: list[IdMapping], path: str) -> IdMapping:
         raise SpecError(path, f'idmap: expected FROM-TO-LENGTH in numbers, got "{text}"')
     start, host, size = (int(field) for field in fields)
     if relative:
-        start = _to_host(start, own, path)
+        host = _to_host(host, own, path)
     if not size or max(start, host) + size - 1 > HIGHEST:
         raise SpecError(path, f'idmap: "{text}" is empty or ends beyond {HIGHEST}')
     return {"containerID": start, "hostID": host, "size": size}

@@ -8,7 +8,7 @@ changes, or by the runtime where the init could not. Destinations are resolved i
 from __future__ import annotations
 
 import posix
-from errno import EINVAL, ELOOP, ENODEV, ENOENT, ENOTDIR
+from errno import EINVAL, ELOOP, ENODEV, ENOENT, ENOTDIR, EPERM
 
 from pyruntime.errors import SpecError
 from pyruntime.kernel import copyup
@@ -234,7 +234,12 @@ class Filesystem(_MountStep):
         if any(value is not None and len(value) > m.FSCONFIG_VALUE_MAX for _, value in data):
             tree = m.mount_over(target, self.kind, data, self.source, options.add)
         else:
-            tree = m.new_filesystem(self.kind, data, self.source, options.add & ~readonly)
+            try:
+                tree = m.new_filesystem(self.kind, data, self.source, options.add & ~readonly)
+            except OSError as error:
+                if self.kind != b"sysfs" or error.errno != EPERM:
+                    raise
+                tree = self._sysfs_of_host()
             if options.copy_up:
                 copyup.copy_tree(target, tree, mode=covers and not has_mode)
                 if options.add & readonly:
@@ -245,6 +250,18 @@ class Filesystem(_MountStep):
             self.label_root(tree)
         self._finish(tree)
         self._close(place, tree)
+
+    def _sysfs_of_host(self) -> int:
+        """The host's /sys: a sysfs belongs to a network namespace, and who does not own that one cannot make it.
+
+        Read-only with all that is mounted below, whatever the options say: the host's root may be in there under its
+        own id, and below /sys ids are all that counts.
+        """
+        tree = m.open_tree(m.AT_FDCWD, b"/sys", True)
+        flags = m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV | m.MOUNT_ATTR_NOEXEC
+        m.set_attributes(tree, self.options.add & flags | m.MOUNT_ATTR_RDONLY, recursive=True)
+        m.set_attributes(tree, propagation=m.MS_PRIVATE, recursive=True)
+        return tree
 
     def _find(self, root: int) -> tuple[int, bool]:
         """The directory to mount on, and whether it was there before."""

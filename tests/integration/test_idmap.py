@@ -97,10 +97,9 @@ def test_a_mapping_among_the_options(container: Make, source: Path, text: str, e
 
 
 def test_a_mapping_that_counts_from_the_containers_ids(container: Make, source: Path) -> None:
-    """@1 is the container's user 1, which is 100001 on the host: a file of that user is root's in the mount."""
-    os.chown(source / "file", 100001, 100001)
-    entry = mount("/mnt", source, ["bind", "idmap=uids=@1-100000-1;gids=@1-100002-1"])
-    assert owners(run(container, LIST, user_namespace(), entry))["file"] == (0, 2)
+    """Users from 0 on of the files are the container's users from 3 on, which the host has another number for."""
+    entry = mount("/mnt", source, ["bind", "idmap=uids=@0-3-10;gids=@5-4-1"])
+    assert owners(run(container, LIST, user_namespace(), entry))["file"] == (3, 4)
 
 
 @pytest.mark.parametrize(

@@ -295,7 +295,7 @@ def complete() -> Config:
                 "fs.mqueue.msg_max": "1",
                 "net/ipv4/conf/eth0.100/forwarding": "1",
                 "net.ipv4.conf.eth0/100.rp_filter": "1\n",
-                "kernel.domainname": "x",
+                "kernel.domainname": "example.org",
                 "user.max_user_namespaces": "1",
             },
             "seccomp": {
