@@ -60,7 +60,8 @@ def granted(path: str) -> tuple[int, int] | None:
     for line in lines:
         name, _, numbers = line.partition(b":")
         first, _, count = numbers.partition(b":")
-        if name in names and first.isdigit() and count.isdigit() and 0 < int(first) + int(count) <= 0xFFFFFFFF:
-            if int(count):
-                return int(first), int(count)
+        if name not in names or not first.isdigit() or not count.isdigit():
+            continue
+        if int(count) and int(first) + int(count) <= 0xFFFFFFFF:
+            return int(first), int(count)
     return None
