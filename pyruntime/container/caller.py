@@ -8,6 +8,8 @@ from pyruntime.container import report
 from pyruntime.errors import RuntimeFailure
 from pyruntime.kernel.processes import close_from
 
+HOLES = 256  # descriptors that may be asked for without being there
+
 
 def check_console(terminal: bool, console_socket: str | None, detached: bool) -> None:
     """The combinations that make no sense, in the words that engines know. Raises RuntimeFailure."""
@@ -28,15 +30,22 @@ def listen_fds() -> int:
 def close_unknown(passed: int) -> None:
     """Close what a careless caller leaked to us, for good, before anything of the container exists (CVE-2024-21626).
 
-    Raises RuntimeFailure when one of the descriptors to pass on is not there.
+    Where one of the descriptors to pass on is not there, nothing else may come to lie: its place is held by something
+    that ends with execve. Raises RuntimeFailure for one that is missing among very many: that is a mistake.
     """
-    for number in range(passed):
+    holder = -1
+    for number in range(3, 3 + passed):
         try:
-            posix.fstat(3 + number)
+            posix.fstat(number)
         except OSError:
-            raise RuntimeFailure(
-                f"unable to stat preserved-fd {number + 1} (of {passed}): bad file descriptor"
-            ) from None
+            if passed > HOLES:
+                raise RuntimeFailure(
+                    f"unable to stat preserved-fd {number - 2} (of {passed}): bad file descriptor"
+                ) from None
+            if holder < 0:
+                holder = posix.eventfd(0, posix.EFD_CLOEXEC)  # it takes the lowest number that is free
+            if holder != number:
+                posix.dup2(holder, number, False)
     log = report.descriptor
     if log > 2 + passed:
         close_from(3 + passed, log - 1)

@@ -178,14 +178,16 @@ def test_options_that_split(container: Make, tmp_path: Path, protected: bool) ->
 
 @pytest.mark.parametrize("verb", ["run", "exec"])
 def test_more_descriptors_than_there_are(container: Make, verb: str) -> None:
-    """--preserve-fds 100000, and one with a gap: an error, at once, and not whatever is opened there later."""
-    one = container(["sleep", "1000"])
+    """--preserve-fds 100000: an error. One that is not there: nothing, and not whatever is opened there later."""
+    script = "for n in $(seq 3 200); do if test -e /proc/$$/fd/$n; then echo $n; fi; done"
+    one = container(["sh", "-c", script] if verb == "run" else ["sleep", "1000"])
     if verb == "exec":
         one.run("--detach").ok()
-    for count in ("100000", "1"):
-        words = ("--bundle", one.bundle.path, one.id) if verb == "run" else (one.id, "true")
-        result = one.runtime(verb, "--preserve-fds", count, *words)
-        assert result.status == (1 if verb == "run" else 255) and "preserved-fd" in result.stderr
+    words = ("--bundle", one.bundle.path, one.id) if verb == "run" else (one.id, "sh", "-c", script)
+    result = one.runtime(verb, "--preserve-fds", "100000", *words)
+    assert result.status == (1 if verb == "run" else 255) and "preserved-fd" in result.stderr
+    for count in ("1", "40"):
+        assert one.runtime(verb, "--preserve-fds", count, *words).ok().stdout == ""
 
 
 @without(

@@ -206,8 +206,15 @@ def test_preserved_descriptors_and_no_others(container: Make, tmp_path: Path) ->
     assert "17" not in result.stdout.split()
 
 
-def test_missing_preserved_descriptor(container: Make) -> None:
-    result = container(["true"]).run("--preserve-fds", "40")
+def test_missing_preserved_descriptors(container: Make, tmp_path: Path) -> None:
+    """What is there is passed on; the places of what is not there stay empty. Many are a mistake."""
+    (tmp_path / "file").write_text("hello\n")
+    passed = os.open(tmp_path / "file", os.O_RDONLY)
+    one = container(["sh", "-c", "for n in $(seq 3 60); do test -e /proc/$$/fd/$n && echo $n; done; cat <&9"])
+    result = one.run("--preserve-fds", "40", preexec=lambda: os.dup2(os.dup(passed), 9) and None, pass_fds=(9,))
+    os.close(passed)
+    assert result.ok().stdout.split() == ["9", "hello"]
+    result = container(["true"]).run("--preserve-fds", "400")
     assert result.status == 1 and "unable to stat preserved-fd" in result.stderr
 
 
