@@ -88,9 +88,20 @@ class Child:
             except OSError:
                 pass
             try:
-                posix.waitpid(self.pid, 0)
+                self._reap()
             except OSError:
                 pass
+
+    def _reap(self) -> int:
+        """Wait for its end and return its status.
+
+        A hook that was killed in the container's pid namespace may have become our child (`run` is a subreaper), and
+        the init of a namespace ends only when everybody else in it has been reaped: pid_namespaces(7).
+        """
+        while True:
+            pid, status = posix.waitpid(-1, 0)
+            if pid == self.pid:
+                return status
 
     def send(self, message: bytes) -> None:
         assert self.channel is not None
@@ -151,9 +162,9 @@ class Child:
 
     def _how_it_died(self) -> str:
         if self.pid:
-            pid, status = posix.waitpid(self.pid, 0)
+            status = self._reap()
             self.pid = 0
-            if pid and posix.WIFSIGNALED(status):
+            if posix.WIFSIGNALED(status):
                 signal = posix.WTERMSIG(status)
                 hint = "; is its memory limit too small?" if signal == SIGKILL else ""
                 return f"container init was killed by signal {signal}{hint}"

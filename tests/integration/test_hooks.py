@@ -166,6 +166,15 @@ def test_timeout_ends_the_hook_and_what_it_started(container: Make, tmp_path: Pa
     wait_for(lambda: not Path(f"/proc/{pid.read_text().strip()}/exe").exists(), "the hook's child to end")
 
 
+@pytest.mark.parametrize("command", ["sleep 321", "setsid sleep 321"])
+def test_timeout_of_a_hook_in_the_pid_namespace(container: Make, command: str) -> None:
+    """`run` becomes its parent, and the container's init does not end before somebody has reaped it."""
+    one = container(["true"], hooks(createContainer=[hook("exec " + command, timeout=1)]))
+    result = one.run(timeout=20)
+    assert result.status == 1 and "ran past specified timeout" in result.stderr
+    assert one.leaks() == []
+
+
 def test_hook_that_reads_nothing_and_writes_without_end(container: Make) -> None:
     annotations = {f"key.{number}": "x" * 1000 for number in range(200)}
     one = container(
