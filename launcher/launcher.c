@@ -24,7 +24,7 @@ enum { SET_FLAG = 0, SET_STRING = 1, CREATE = 6 };
 enum { CLOEXEC = 1, RDONLY_NOSUID_NODEV = 0x1 | 0x2 | 0x4 };
 
 /* The verbs that a container shares our executable with; see SEALED_VERBS in pyruntime/__main__.py. */
-static const char *const sealed_verbs[] = {"create", "run", "exec", "restore", NULL};
+static const char *const sealed_verbs[] = {"create", "run", "exec", "restore", "mounts", NULL};
 
 /* What the replacement keeps of the environment; see ENVIRONMENT in pyruntime/kernel/seal.py. */
 static const char *const kept_variables[] = {

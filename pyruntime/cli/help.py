@@ -60,8 +60,17 @@ def visible(flags: tuple[Flag, ...]) -> list[Flag]:
     return [*(flag for flag in flags if not flag.hidden), HELP]
 
 
+def _usage_of_crun(verb: Verb) -> str:
+    """The first line of crun's help, for those who look for it in what goes by that name."""
+    arguments = {"exec": "CONTAINER cmd", "mounts": "[add|remove] CONTAINER FILE"}
+    return (
+        f"Usage: crun [OPTION...] {verb.name} {arguments.get(verb.name, 'CONTAINER' if verb.minimum else '')}".rstrip()
+    )
+
+
 def verb_help(verb: Verb, program: str = PROGRAM) -> str:
-    parts = [
+    parts = [_usage_of_crun(verb) + "\n"] if program == "crun" else []
+    parts += [
         _section("NAME", [f"{program} {verb.name} - {verb.summary}"]),
         _section("USAGE", [usage(verb, program)]),
     ]

@@ -128,6 +128,12 @@ def run_hook(
     return f"{name}: exit status {code}{said}" if code else ""
 
 
+def poststop_warning(number: int, failure: str) -> str:
+    """What is said of a poststop hook that failed: runc's words for which one, crun's for how."""
+    how = failure.replace(": exit status ", ": poststop hook failed with exit code ", 1)
+    return f"error running poststop hook #{number}: {how}"
+
+
 def signal_words(number: int) -> str:
     """What a signal is called in other runtimes' messages: `killed`, `bad system call`; its number otherwise.
 

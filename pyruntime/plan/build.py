@@ -102,7 +102,7 @@ def build(spec: Spec, settings: Settings) -> Plan:
 
         plan.net_devices = plan_net_devices(linux["netDevices"], spaces.has("network"), not settings.privileged)
 
-    propagation = _propagation(linux.get("rootfsPropagation", ""))
+    propagation = source_propagation(linux.get("rootfsPropagation", ""))
     in_mount_namespace = spaces.has("mount")
     root_path = spec["root"]["path"]
     if not root_path.startswith("/"):
@@ -125,7 +125,7 @@ def build(spec: Spec, settings: Settings) -> Plan:
         settings.bundle,
         root_path,
         propagation if in_mount_namespace else 0,
-        lambda number, entry, options: _mapping(number, entry, options, linux, settings),
+        lambda number, entry, options: id_mapping(number, entry, options, linux, settings),
         lambda destination, options: MountCgroups(
             destination, options, settings.hierarchies, settings.cgroup_unified, spaces.has("cgroup")
         ),
@@ -138,7 +138,7 @@ def build(spec: Spec, settings: Settings) -> Plan:
         plan.host += opening
         opening = []
     if mount_label:
-        _label_mounts(init_mounts, mount_label)
+        label_mounts(init_mounts, mount_label)
 
     init = plan.init
     _enter(plan, init, spec, linux, setgroups)
@@ -293,7 +293,7 @@ def _process(plan: Plan, process: Any, linux: Any, spec: Spec, settings: Setting
     plan.init.append(life.Execute(plan.command))
 
 
-def _propagation(word: str) -> int:
+def source_propagation(word: str) -> int:
     """What the detached copies of host mounts are set to, so that nothing of the container reaches the host."""
     if word in ("shared", "rshared"):
         return 0
@@ -302,11 +302,11 @@ def _propagation(word: str) -> int:
 
 def _own_propagation(word: str, new: bool) -> tuple[int, bool]:
     """What the init's whole mount namespace is set to; a namespace that others live in is left as it is."""
-    propagation = _propagation(word)
+    propagation = source_propagation(word)
     return (propagation, True) if new and propagation else (0, False)
 
 
-def _mapping(number: int, entry: Any, options: Options, linux: Any, settings: Settings) -> object | None:
+def id_mapping(number: int, entry: Any, options: Options, linux: Any, settings: Settings) -> object | None:
     uids, gids = entry.get("uidMappings") or [], entry.get("gidMappings") or []
     if not (options.idmap or uids or gids):
         return None
@@ -324,7 +324,7 @@ def _mapping(number: int, entry: Any, options: Options, linux: Any, settings: Se
     return settings.userns_for(uids, gids)
 
 
-def _label_mounts(steps: list[Step], label: str) -> None:
+def label_mounts(steps: list[Step], label: str) -> None:
     """linux.mountLabel: the SELinux context of every filesystem that is made for the container."""
     context = label.encode("utf-8", "surrogateescape")
     for step in steps:
