@@ -14,7 +14,9 @@ HOLES = 256  # descriptors that may be asked for without being there
 def check_console(terminal: bool, console_socket: str | None, detached: bool) -> None:
     """The combinations that make no sense, in the words that engines know. Raises RuntimeFailure."""
     if terminal and detached and not console_socket:
-        raise RuntimeFailure("cannot allocate tty if runc will detach without setting console socket")
+        raise RuntimeFailure(
+            "cannot allocate tty if runc will detach without setting console socket: use --console-socket"
+        )
     if console_socket and not (terminal and detached):
         raise RuntimeFailure("cannot use console socket if runc will not detach or allocate tty")
 

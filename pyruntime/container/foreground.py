@@ -210,13 +210,14 @@ class Terminal:
             pass
 
     def resize(self) -> None:
-        """Give the container's terminal the size of ours."""
+        """Give the container's terminal the size of ours, if ours has one: a serial line does not know it."""
         if self._own < 0:
             return
         size = buffer(8)
         try:
             syscall(NR["ioctl"], self._own, TIOCGWINSZ, size)
-            syscall(NR["ioctl"], self._master, TIOCSWINSZ, size)
+            if any(bytes(size)[:4]):  # rows and columns
+                syscall(NR["ioctl"], self._master, TIOCSWINSZ, size)
         except OSError:
             pass
 

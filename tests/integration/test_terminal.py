@@ -119,6 +119,13 @@ def test_window_size(container: Make, screen: Screen) -> None:
     one.kill("KILL").ok()
 
 
+def test_window_size_of_a_terminal_that_has_none(container: Make, screen: Screen) -> None:
+    """Then the size of the configuration stays."""
+    screen.resize(0, 0)
+    foreground(container(["stty", "size"], TTY, process(consoleSize={"height": 25, "width": 81})), screen)
+    screen.until("25 81")
+
+
 def test_a_lot_of_output_arrives_whole(container: Make, screen: Screen) -> None:
     foreground(container(["seq", "1", "20000"], TTY), screen)
     text = screen.until("\r\n20000\r\n")
