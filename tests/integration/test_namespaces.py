@@ -202,7 +202,6 @@ def test_a_user_namespace_that_is_joined(container: Make) -> None:
         {"uidMappings": [{"containerID": 0, "hostID": 1, "size": 5}] * 2,
          "gidMappings": [{"containerID": 0, "hostID": 1, "size": 5}]},
         {"uidMappings": [{"containerID": 0, "hostID": 1, "size": 5}]},
-        {},
     ],
 )  # fmt: skip
 def test_mappings_that_make_no_sense(container: Make, mappings: dict[str, object]) -> None:
