@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CALL, RETURN, ERROR, SIGNAL = 1, 2, 3, 4
 PATH, INTERFACE, MEMBER, ERROR_NAME, REPLY_SERIAL, DESTINATION, SIGNATURE = 1, 2, 3, 4, 5, 6, 8
 LARGEST = 128 << 20  # of any message
+HEXADECIMAL = frozenset(b"0123456789abcdefABCDEF")
 
 BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 
@@ -208,7 +209,9 @@ def _connect(address: str, timeout: float) -> _socket.socket:
 def _unescape(value: str) -> bytes:
     """%XX in an address stands for a byte. Raises RuntimeFailure."""
     first, *rest = value.encode("utf-8", "surrogateescape").split(b"%")
-    try:
-        return first + b"".join(bytes.fromhex(part[:2].decode()) + part[2:] for part in rest)
-    except ValueError:
-        raise RuntimeFailure(f"D-Bus address: {value!r} has a % without two hexadecimal digits") from None
+    for part in rest:
+        digits = part[:2]
+        if len(digits) < 2 or not HEXADECIMAL.issuperset(digits):
+            raise RuntimeFailure(f"D-Bus address: {value!r} has a % without two hexadecimal digits")
+        first += bytes([int(digits, 16)]) + part[2:]
+    return first
