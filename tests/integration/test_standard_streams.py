@@ -83,7 +83,7 @@ def test_a_failure_with_all_streams_closed(name: str) -> None:
     ids=["empty", "deep", "a list", "no id", "a pid", "annotations"],
 )
 def test_a_hook_says_what_is_wrong_with_the_state(state: bytes, words: str, tmp_path: Path) -> None:
-    command = [REPOSITORY / "bin" / "pyruntime-bridge", "--state-dir", tmp_path / "state"]
+    command = [str(REPOSITORY / "bin" / "pyruntime-bridge"), "--state-dir", str(tmp_path / "state")]
     done = subprocess.run(command, input=state, capture_output=True, check=False, timeout=30)
     lines = done.stderr.decode().splitlines()
     assert (done.returncode, len(lines)) == (1, 1) and words in lines[0]

@@ -6,7 +6,7 @@ import pytest
 
 from pyruntime.kernel.mounts import FilesystemError, mount_over
 
-NOWHERE = -1
+NOWHERE = (1 << 31) - 1
 """No descriptor: whatever gets as far as mounting fails with EBADF, which is no FilesystemError."""
 
 
