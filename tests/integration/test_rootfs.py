@@ -253,6 +253,26 @@ def test_a_bound_dev_is_left_alone(container: Make, tmp_path: Path) -> None:
     assert one.run().ok().stdout.split() == ["null"]
 
 
+@pytest.mark.parametrize("minor", [3, 5], ids=["null", "zero"])
+def test_a_file_is_masked_by_the_null_device_and_no_other(container: Make, tmp_path: Path, minor: int) -> None:
+    """/dev is a volume here, and what is called null in it may be any device (CVE-2025-31133)."""
+    own = tmp_path / "dev"
+    own.mkdir()
+    os.mknod(own / "null", stat.S_IFCHR | 0o666, os.makedev(1, minor))
+    one = container(
+        ["head", "-c", "1", "/etc/passwd"],
+        without_mount("/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"),
+        bind(own, "/dev"),
+        linux(maskedPaths=["/etc/passwd"]),
+    )
+    (one.bundle.rootfs / "etc" / "passwd").write_text("root")
+    result = one.run()
+    if minor == 3:
+        assert result.ok().stdout == ""
+    else:
+        assert result.status == 1 and "is not the null device" in result.stderr
+
+
 # Without a mount namespace.
 
 
