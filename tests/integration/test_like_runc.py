@@ -295,7 +295,7 @@ def test_debug_explains(container: Make, tmp_path: Path, form: str) -> None:
     one.bundle.config["process"]["args"] = ["sleep", "60"]
     one.bundle.write()
     one.run("--detach").ok()
-    document = {"args": ["true"], "cwd": "/", "execCPUAffinity": {"initial": "0"}}
+    document = {"args": ["/bin/true"], "cwd": "/", "execCPUAffinity": {"initial": "0"}}
     (tmp_path / "p.json").write_text(json.dumps(document))
     one.runtime("exec", "--process", tmp_path / "p.json", one.id).ok()
     assert re.search(r"nsexec[^\n]*: affinity: 0x1", log.read_text())
