@@ -23,7 +23,7 @@ CALLS = 6
 """How many system calls of each verb are named."""
 
 # Functions in which the runtime waits for another process. What else waits counts as work of its room.
-WAITS = ("container.child.Child.receive", "container.foreground._loop", "container.lifecycle._wait_gone")
+WAITS = ("container.child.Child.receive", "container.foreground._loop", "container.delete.end")
 
 PARTS = ("interpreter", "modules", "cli", "spec", "plan", "cgroups", "container", "kernel", "waiting")
 

@@ -26,16 +26,17 @@ import posix
 import sys
 
 # create, run, exec and restore let a process of the container share this program's executable.
-SEALED_VERBS = ("create", "run", "exec", "restore")
+SEALED_VERBS = ("create", "run", "exec", "restore", "mounts")
 
 # The sections of the file with the hot modules; tools/compile.py says what is in each.
-START, SEAL, VERBS, CGROUPS, PROCESS, CREATE, EXEC, V1, V1_LIMITS, V2, V2_LIMITS = range(11)
+START, SEAL, VERBS, CGROUPS, PROCESS, CREATE, EXEC, V1, V1_LIMITS, V2, V2_LIMITS, STATE, GO, KILL, DELETE = range(15)
 # What a verb loads at one go, besides VERBS: of all hosts, of one with cgroup v1, of one with cgroup v2.
-LIVING = ((CGROUPS,), (V1,), (V2,))
 NEW = ((CGROUPS, PROCESS, CREATE), (V1, V1_LIMITS), (V2, V2_LIMITS))
 NEEDS = {
     "create": NEW, "run": NEW, "exec": ((CGROUPS, PROCESS, EXEC), (V1,), (V2,)),
-    "delete": LIVING, "kill": LIVING, "pause": LIVING, "ps": LIVING, "resume": LIVING,
+    "state": ((STATE,), (), ()), "start": ((GO,), (), ()), "kill": ((KILL,), (), ()),
+    "delete": ((CGROUPS, DELETE), (V1,), (V2,)),
+    "pause": ((CGROUPS,), (V1,), (V2,)), "ps": ((CGROUPS,), (V1,), (V2,)), "resume": ((CGROUPS,), (V1,), (V2,)),
 }  # fmt: skip
 
 

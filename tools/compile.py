@@ -28,17 +28,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pyruntime"
 SECTIONS = (
     ((), ("pyruntime.errors",)),
     ((0,), ("pyruntime.kernel.seal", "pyruntime.kernel.filesystems")),
-    (
-        (0,),
-        (
-            "pyruntime.cli.main",
-            "pyruntime.container.lifecycle",
-            "pyruntime.cli.start",
-            "pyruntime.cli.state",
-            "pyruntime.cli.kill",
-            "pyruntime.cli.delete",
-        ),
-    ),
+    ((0,), ("pyruntime.cli.main", "pyruntime.container.context", "pyruntime.container.store")),
     ((0, 2), ("pyruntime.cgroups.manager",)),
     (
         (0, 1, 2, 3),
@@ -54,12 +44,24 @@ SECTIONS = (
             "pyruntime.plan.seccomp",
         ),
     ),
-    ((0, 1, 2, 3, 4), ("pyruntime.cli.run", "pyruntime.container.setup", "pyruntime.container.launch")),
+    (
+        (0, 1, 2, 3, 4),
+        (
+            "pyruntime.cli.run",
+            "pyruntime.container.create",
+            "pyruntime.container.delete",
+            "pyruntime.container.launch",
+        ),
+    ),
     ((0, 1, 2, 3, 4), ("pyruntime.cli.exec", "pyruntime.container.execute")),
     ((0, 2, 3), ("pyruntime.cgroups.v1",)),
     ((0, 1, 2, 3, 4, 5, 7), ("pyruntime.cgroups.limits_v1",)),
     ((0, 2, 3), ("pyruntime.cgroups.v2",)),
     ((0, 1, 2, 3, 4, 5, 9), ("pyruntime.cgroups.limits_v2",)),
+    ((0, 2), ("pyruntime.cli.state",)),
+    ((0, 2), ("pyruntime.cli.start", "pyruntime.container.start")),
+    ((0, 2), ("pyruntime.cli.kill", "pyruntime.container.kill")),
+    ((0, 2, 3), ("pyruntime.cli.delete", "pyruntime.container.delete", "pyruntime.container.directories")),
 )
 
 # No piece of a section is larger, unless one module is: bytes.

@@ -10,9 +10,7 @@ from __future__ import annotations
 import posix
 
 from pyruntime.errors import RuntimeFailure, SpecError
-
-UNIFIED = ""
-"""The name that /proc/PID/cgroup gives the cgroup2 hierarchy: `0::/path`."""
+from pyruntime.kernel.cgroupfs import UNIFIED
 
 ROOT = "/sys/fs/cgroup"
 

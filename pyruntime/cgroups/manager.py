@@ -12,19 +12,20 @@ it from verb to verb: which cgroup a container is in is decided once, at create 
 from __future__ import annotations
 
 import posix
-from errno import EACCES, EBUSY, EINVAL, ENODEV, ENOENT, EPERM, EROFS, ESRCH
+from errno import EACCES, EBUSY, EINVAL, ENODEV, ENOENT, ENOSPC, EOPNOTSUPP, EPERM, EROFS, ESRCH
 from time import sleep
 
-from pyruntime.cgroups.host import UNIFIED, Host, detect, inner, place
 from pyruntime.errors import RuntimeFailure
 from pyruntime.kernel import cgroupfs
+from pyruntime.kernel.cgroupfs import UNIFIED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-__all__ = ["Host", "Joined", "Manager", "detect", "load", "plan"]
+    from pyruntime.cgroups.host import Host
+    from pyruntime.cgroups.joined import Joined
 
 SIGKILL = 9
 FORBIDDEN = (EACCES, EPERM, EROFS)
@@ -50,6 +51,8 @@ def plan(
     """
     resources = resources or {}
     if disabled:
+        from pyruntime.cgroups.disabled import Disabled
+
         return Disabled(resources)
     if systemd:
         from pyruntime.cgroups.systemd import plan_systemd
@@ -63,9 +66,13 @@ def plan(
             host=host,
             owner=userns_owner,
         )
+    from pyruntime.cgroups.host import inner, place
+
     path = inner(container_id, cgroups_path)
     if not host.mounts:
         if rootless and not cgroups_path and not resources:
+            from pyruntime.cgroups.disabled import Disabled
+
             return Disabled(resources, "no cgroup file system is mounted: the container gets no cgroup")
         raise RuntimeFailure(
             "no cgroup mount found in mountinfo: mount /sys/fs/cgroup, or use --cgroup-manager=disabled"
@@ -90,6 +97,8 @@ def load(saved: dict[str, Any]) -> Manager:
     """The manager that `save()` described."""
     driver = saved["driver"]
     if driver == "disabled":
+        from pyruntime.cgroups.disabled import Disabled
+
         return Disabled(saved["resources"])
     manager: Manager
     if driver == "v1":
@@ -143,10 +152,6 @@ class Manager:
         """
         for directory in self.directories():
             self._enter(directory, pid, like)
-
-    def open_v2(self) -> int:
-        """A descriptor of the cgroup2 directory for clone3(2) with CLONE_INTO_CGROUP, or -1. The caller closes it."""
-        return -1
 
     def apply(self) -> None:
         """Write the limits and device rules of the plan. Before or after add(): what must be there before the first
@@ -240,6 +245,8 @@ class Manager:
 
     def join_path(self, sub: str) -> Joined:
         """Where `exec --cgroup [CONTROLLER[,CONTROLLER]:]PATH` puts a process: a cgroup inside the container's."""
+        from pyruntime.cgroups.joined import Joined
+
         return Joined(self).join(sub)
 
     def directories(self) -> list[str]:
@@ -320,73 +327,6 @@ class Manager:
         self.paths = {name: path for name, path in self.paths.items() if path != directory}
 
 
-class Joined:
-    """A place for new processes inside a container's cgroup."""
-
-    __slots__ = ("base", "subs")
-
-    def __init__(self, base: Manager) -> None:
-        self.base = base
-        self.subs = dict.fromkeys(base.paths, "")  # controller -> path below the container's cgroup
-
-    def join(self, text: str) -> Joined:
-        """Add one more `--cgroup` argument. Raises RuntimeFailure for an unknown controller or a path that leaves."""
-        names, colon, path = text.rpartition(":")
-        chosen = names.split(",") if colon else list(self.subs)
-        if ".." in path.split("/") or "\0" in path:
-            raise RuntimeFailure(f"bad sub cgroup path: {path!r} must stay inside the container's cgroup")
-        for name in chosen:
-            key = name if name in self.subs else "name=" + name
-            if key not in self.subs or (colon and self.base.version == 2):
-                known = ", ".join(sorted(filter(None, self.subs))) or "none: cgroup v2 has one tree, give just a path"
-                raise RuntimeFailure(f"--cgroup {text}: unknown controller {name or '-'} (controllers here: {known})")
-            self.subs[key] = path.strip("/")
-        return self
-
-    def add(self, pid: int, like: int = 0) -> None:
-        """As Manager.add, into the chosen cgroups."""
-        done = set()
-        for name, sub in self.subs.items():
-            base = self.base.paths.get(name)
-            if base is None or (base, sub) in done:
-                continue
-            done.add((base, sub))
-            if not sub:
-                self.base._enter(base, pid, like)
-                continue
-            try:
-                directory = open_below(base, sub)
-                try:
-                    cgroupfs.enter(directory, "cgroup.procs", pid)
-                finally:
-                    posix.close(directory)
-            except OSError as error:
-                raise cannot_enter(base + "/" + sub, pid, error) from error
-
-    def open_v2(self) -> int:
-        """As Manager.open_v2, of the chosen cgroup."""
-        sub = self.subs.get(UNIFIED)
-        if not sub:
-            return self.base.open_v2()
-        base = self.base.paths[UNIFIED]
-        try:
-            return open_below(base, sub)
-        except OSError as error:
-            raise RuntimeFailure(f"cannot open cgroup {base}/{sub}: {(error.strerror or '').lower()}") from error
-
-
-def open_below(base: str, sub: str) -> int:
-    """The directory `sub` inside the cgroup `base`. The kernel holds it there: no link, no `..`, no other mount."""
-    from pyruntime.kernel.paths import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, openat2
-
-    top = posix.open(base, cgroupfs.DIRECTORY)
-    try:
-        name = sub.encode("utf-8", "surrogateescape")
-        return openat2(top, name, cgroupfs.DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV)
-    finally:
-        posix.close(top)
-
-
 def cannot_enter(directory: str, pid: int, error: OSError) -> RuntimeFailure:
     """Why a process did not get into a cgroup."""
     hint = {
@@ -395,51 +335,7 @@ def cannot_enter(directory: str, pid: int, error: OSError) -> RuntimeFailure:
         ESRCH: "; the process is gone",
         EBUSY: "; on cgroup v2 a cgroup whose children have controllers takes no process itself",
         EINVAL: "; a realtime process needs linux.resources.cpu.realtimeRuntime",
-        28: "; its cpuset has no cpus or no memory nodes",
-        95: "; the cgroup is in an invalid domain: a cgroup above it is threaded",
+        ENOSPC: "; its cpuset has no cpus or no memory nodes",
+        EOPNOTSUPP: "; the cgroup is in an invalid domain: a cgroup above it is threaded",
     }.get(error.errno or 0, "")
     return RuntimeFailure(f"error adding pid {pid} to cgroups: {directory}: {(error.strerror or '').lower()}{hint}")
-
-
-class Disabled(Manager):
-    """No cgroup of its own: the container stays where the runtime is (`--cgroup-manager=disabled`)."""
-
-    __slots__ = ()
-
-    driver = "disabled"
-
-    def __init__(self, resources: dict[str, Any], warning: str = "") -> None:
-        super().__init__({}, resources, False, False)
-        self.made = []
-        if warning:
-            self.warnings.append(warning)
-
-    def describe(self) -> list[str]:
-        return ["make no cgroup: the container stays in the runtime's"]
-
-    def create(self) -> None:
-        pass
-
-    def apply(self) -> None:
-        pass
-
-    def _none(self) -> RuntimeFailure:
-        return RuntimeFailure("the container has no cgroup of its own (it was created with cgroups disabled)")
-
-    def update(self, resources: dict[str, Any]) -> None:
-        raise self._none()
-
-    def freeze(self) -> None:
-        raise self._none()
-
-    def thaw(self) -> None:
-        raise self._none()
-
-    def frozen(self) -> bool:
-        return False
-
-    def kill(self, signal: int) -> None:
-        raise self._none()
-
-    def stats(self) -> dict[str, Any]:
-        raise self._none()

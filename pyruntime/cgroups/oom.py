@@ -12,9 +12,9 @@ from _struct import unpack_from
 from errno import ENOENT
 from time import monotonic
 
-from pyruntime.cgroups.host import UNIFIED
 from pyruntime.errors import RuntimeFailure
 from pyruntime.kernel import cgroupfs
+from pyruntime.kernel.cgroupfs import UNIFIED
 from pyruntime.kernel.libc import as_int, errno, function
 
 TYPE_CHECKING = False

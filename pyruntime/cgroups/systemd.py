@@ -12,12 +12,12 @@ import posix
 from pyruntime.cgroups import devices
 from pyruntime.cgroups import systemd_unit as unit_of
 from pyruntime.cgroups.dbus import BUS, CallFailed, Connection
-from pyruntime.cgroups.host import UNIFIED
 from pyruntime.cgroups.manager import FORBIDDEN
 from pyruntime.cgroups.v1 import V1
 from pyruntime.cgroups.v2 import V2
 from pyruntime.errors import RuntimeFailure
 from pyruntime.kernel import cgroupfs
+from pyruntime.kernel.cgroupfs import UNIFIED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -277,10 +277,6 @@ class SystemdV2(V2):
         if self.owner is not None:
             self._delegate(self.path, self.owner)
 
-    def open_v2(self) -> int:
-        # The scope needs its first process by name, so nothing can be born in it before.
-        return super().open_v2() if self.unit.started else -1
-
     def update(self, resources: dict[str, Any]) -> None:
         from pyruntime.cgroups.merge import changes, merge
 
@@ -330,9 +326,6 @@ class SystemdV1(V1):
             self._make(unused=False)
             self.made = self.directories()
         super().add(pid, like)
-
-    def open_v2(self) -> int:
-        return super().open_v2() if self.unit.started else -1
 
     def update(self, resources: dict[str, Any]) -> None:
         from pyruntime.cgroups.merge import changes, merge

@@ -10,7 +10,6 @@ from errno import EBUSY, EINVAL, ENOENT
 from time import sleep
 
 from pyruntime.cgroups.frozen import is_frozen
-from pyruntime.cgroups.host import UNIFIED
 from pyruntime.cgroups.manager import FORBIDDEN, Manager
 from pyruntime.errors import RuntimeFailure
 from pyruntime.kernel import cgroupfs
@@ -158,11 +157,6 @@ class V1(Manager):
                     cgroupfs.write(None, f"{current}/{prefix}{key}", have[key])
                 else:
                     have[key] = values[key]
-
-    def open_v2(self) -> int:
-        """In a hybrid set-up the process can be born in the cgroup2 directory; add() then moves it in the others."""
-        directory = self.paths.get(UNIFIED)
-        return posix.open(directory, cgroupfs.DIRECTORY) if directory else -1
 
     # Limits
 

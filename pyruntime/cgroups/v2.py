@@ -10,10 +10,10 @@ import select
 from errno import EBUSY, ENOENT
 
 from pyruntime.cgroups.frozen import is_frozen
-from pyruntime.cgroups.host import UNIFIED
 from pyruntime.cgroups.manager import FORBIDDEN, SIGKILL, Manager
 from pyruntime.errors import RuntimeFailure
 from pyruntime.kernel import cgroupfs
+from pyruntime.kernel.cgroupfs import UNIFIED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -202,15 +202,6 @@ class V2(Manager):
         except OSError as error:
             if not self.rootless:
                 raise RuntimeFailure(f"cannot give cgroup {path} to uid {owner}: {error.strerror}") from error
-
-    def open_v2(self) -> int:
-        # A cgroup with room for no task at all takes one that is moved in, but none that is born there.
-        if not self.path or (self.resources.get("pids") or {}).get("limit") == 0:
-            return -1
-        try:
-            return posix.open(self.path, cgroupfs.DIRECTORY)
-        except OSError as error:
-            raise RuntimeFailure(f"cannot open cgroup {self.path}: {error.strerror}") from error
 
     # Limits
 

@@ -8,7 +8,7 @@ from pyruntime.errors import RuntimeFailure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyruntime.container import lifecycle
+    from pyruntime.container import create
 
 CONFIG = "config.json"
 
@@ -36,11 +36,11 @@ CREATE_FLAGS = (
 )  # fmt: skip
 
 
-def create_options(options: Options) -> lifecycle.CreateOptions:
+def create_options(options: Options) -> create.CreateOptions:
     """The flags as the container room takes them. Paths are made absolute where the room changes directory first."""
-    from pyruntime.container import lifecycle
+    from pyruntime.container import create
 
-    made = lifecycle.CreateOptions()
+    made = create.CreateOptions()
     made.console_socket = options.text_or_none("console-socket")
     made.pidfd_socket = options.text_or_none("pidfd-socket")
     made.pid_file = absolute_or_none(options, "pid-file")
@@ -77,9 +77,9 @@ def run(settings: Settings, options: Options) -> int:
 
         return plan.show(settings, options)
     identifier = container_id(options.arguments[0])
-    from pyruntime.container import lifecycle
+    from pyruntime.container import create
 
-    lifecycle.create(settings.context(new=True), identifier, bundle_directory(options), create_options(options))
+    create.create(settings.context(new=True), identifier, bundle_directory(options), create_options(options))
     return 0
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def run(settings: Settings, options: Options) -> int:
     identifier = "" if options.on("regex") else container_id(options.arguments[0])
-    from pyruntime.container import lifecycle
+    from pyruntime.container import delete
 
     context = settings.context()
     force = options.on("force")
@@ -19,9 +19,9 @@ def run(settings: Settings, options: Options) -> int:
         from pyruntime.cli import matching
 
         for matched in matching.containers(context, options.arguments[0]):
-            lifecycle.delete(context, matched, force)
+            delete.delete(context, matched, force)
         return 0
-    lifecycle.delete(context, identifier, force)
+    delete.delete(context, identifier, force)
     return 0
 
 

@@ -53,22 +53,22 @@ def _unknown(text: str) -> int:
 def run(settings: Settings, options: Options) -> int:
     words = options.arguments
     identifier = "" if options.on("regex") else container_id(words[0])
-    from pyruntime.container import lifecycle
+    from pyruntime.container import kill, store
 
     context = settings.context()
     try:
         signal = signal_number(words[1] if len(words) > 1 and words[1] else "TERM")
     except RuntimeFailure:
         if identifier:
-            lifecycle.state(context, identifier)  # that there is no such container is what callers act upon
+            store.open_container(context.root, identifier)  # that there is no such container is what callers act upon
         raise
     if options.on("regex"):
         from pyruntime.cli import matching
 
         for matched in matching.containers(context, words[0]):
-            lifecycle.kill(context, matched, signal, options.on("all"))
+            kill.kill(context, matched, signal, options.on("all"))
         return 0
-    lifecycle.kill(context, identifier, signal, options.on("all"))
+    kill.kill(context, identifier, signal, options.on("all"))
     return 0
 
 

@@ -40,14 +40,14 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def run(settings: Settings, options: Options) -> int:
-    from pyruntime.cli.log import printable
-    from pyruntime.container import lifecycle
+    from pyruntime.cli.logline import printable
+    from pyruntime.container import inspect
 
     chosen = checked_format(options)
     if settings.root_given and not os.path.isdir(settings.root):  # more likely a slip than no containers
         reason = "not a directory" if os.path.exists(settings.root) else "no such file or directory"
         raise RuntimeFailure(f"open {settings.root}: {reason}")
-    found = lifecycle.listing(settings.context())
+    found = inspect.listing(settings.context())
     if options.on("quiet"):
         output.write("".join(f"{item['id']}\n" for item in found))
     elif chosen == "json":

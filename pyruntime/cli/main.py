@@ -14,20 +14,20 @@ from pyruntime.errors import RuntimeFailure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyruntime.container import lifecycle
+    from pyruntime.container.context import Context
 
 PROGRAM = "pyruntime"
 
 VERBS = (
     "checkpoint", "completion", "create", "delete", "events", "exec", "features", "init", "kill", "list", "man",
-    "pause", "plan", "ps", "restore", "resume", "run", "seal", "spec", "start", "state", "update", "validate",
+    "mounts", "pause", "plan", "ps", "restore", "resume", "run", "seal", "spec", "start", "state", "update", "validate",
 )  # fmt: skip
 
 # What the message of a failed verb starts with. `runc` is not a slip: it is what scripts written for runc look for.
 PREFIXES = {"create": "runc create failed: ", "run": "runc run failed: ", "exec": "exec failed: "}
 
 # A container can look at the process that carries these out, and through it at the host's interpreter.
-SEALED_VERBS = ("create", "run", "exec", "restore")
+SEALED_VERBS = ("create", "run", "exec", "restore", "mounts")
 
 FAILED = 1
 UNKNOWN_VERB = 3
@@ -81,12 +81,13 @@ class Settings:
             raise RuntimeFailure(f"unknown cgroup manager {self.cgroup_manager}: use cgroupfs, systemd or disabled")
         self.systemd_cgroup = options.on("systemd-cgroup") or self.cgroup_manager == "systemd"
 
-    def context(self, new: bool = False) -> lifecycle.Context:
+    def context(self, new: bool = False) -> Context:
         """What the container room needs to know of all this; from now on its warnings come out as log lines.
 
         `new` when a container is to be made, and with it the user's state directory if it is not there.
         """
-        from pyruntime.container import lifecycle, report
+        from pyruntime.container import report
+        from pyruntime.container.context import Context
 
         report.warn = log.warning
         report.debug = log.debug
@@ -94,7 +95,7 @@ class Settings:
         report.descriptor = log.descriptor()
         if new and not self.root_given and self.root != SYSTEM_ROOT:
             self._keep_user_root()
-        return lifecycle.Context(
+        return Context(
             root=self.root,
             systemd_cgroup=self.systemd_cgroup,
             rootless=self.rootless,
@@ -286,10 +287,10 @@ def _unknown(word: str) -> int:
 
 
 def _show_usage(program: str, complaint: str, verb: Verb | None) -> None:
-    from pyruntime.cli import help
+    from pyruntime.cli import help, logline
 
     try:
-        output.write(f"Incorrect Usage{log.printable(complaint)}\n\n")
+        output.write(f"Incorrect Usage{logline.printable(complaint)}\n\n")
         output.write(help.verb_help(verb, program) if verb else help.program_help(program))
     except (RuntimeFailure, output.OutputClosed):
         pass  # the error is logged, and that was the point

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 def run(settings: Settings, options: Options) -> int:
     identifier = container_id(options.arguments[0])
-    from pyruntime.container import lifecycle
+    from pyruntime.container import pause
 
-    lifecycle.pause(settings.context(), identifier)
+    pause.pause(settings.context(), identifier)
     return 0
 
 

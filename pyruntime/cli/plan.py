@@ -18,16 +18,16 @@ from pyruntime.spec import jsontext
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyruntime.cli.main import Settings
-    from pyruntime.container import lifecycle
+    from pyruntime.container import create
 
 # Stands for the id where a plan is asked for without one; it is part of the cgroup's path.
 ANY_ID = "container"
 
 
 def run(settings: Settings, options: Options) -> int:
-    from pyruntime.container import lifecycle
+    from pyruntime.container import create
 
-    made = lifecycle.CreateOptions()
+    made = create.CreateOptions()
     made.config = absolute_or_none(options, "config")
     return _show(settings, options, made)
 
@@ -37,15 +37,15 @@ def show(settings: Settings, options: Options) -> int:
     return _show(settings, options, create_options(options))
 
 
-def _show(settings: Settings, options: Options, made: lifecycle.CreateOptions) -> int:
-    from pyruntime.cli.log import printable
-    from pyruntime.container import lifecycle
+def _show(settings: Settings, options: Options, made: create.CreateOptions) -> int:
+    from pyruntime.cli.logline import printable
+    from pyruntime.container import create
 
     chosen = options.text("format")
     if chosen not in ("text", "json"):
         raise RuntimeFailure(f"invalid format option: {chosen}: use text or json")
     identifier = container_id(options.arguments[0]) if options.arguments else ANY_ID
-    steps = lifecycle.preview(settings.context(), identifier, bundle_directory(options), made)
+    steps = create.preview(settings.context(), identifier, bundle_directory(options), made)
     if chosen == "json":
         listed = [{"side": step.side, "step": type(step).__name__, "description": step.describe()} for step in steps]
         output.write(jsontext.dumps(listed, indent=2) + "\n")

@@ -49,9 +49,9 @@ def rows_of(text: str, pids: set[int]) -> list[str]:
 def run(settings: Settings, options: Options) -> int:
     chosen = checked_format(options)
     identifier = container_id(options.arguments[0])
-    from pyruntime.container import lifecycle
+    from pyruntime.container import inspect
 
-    pids = lifecycle.ps(settings.context(), identifier)
+    pids = inspect.ps(settings.context(), identifier)
     if chosen == "json":
         output.write(jsontext.dumps(pids or None) + "\n")
         return 0

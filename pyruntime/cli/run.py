@@ -16,12 +16,12 @@ def run(settings: Settings, options: Options) -> int:
 
         return plan.show(settings, options)
     identifier = container_id(options.arguments[0])
-    from pyruntime.container import lifecycle
+    from pyruntime.container import create
 
     made = create_options(options)
     made.detach = options.on("detach")
     made.keep = options.on("keep")
-    return lifecycle.run(settings.context(new=True), identifier, bundle_directory(options), made)
+    return create.run(settings.context(new=True), identifier, bundle_directory(options), made)
 
 
 VERB = Verb(

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 def run(settings: Settings, options: Options) -> int:
     identifier = container_id(options.arguments[0])
-    from pyruntime.container import lifecycle
+    from pyruntime.container import start
 
-    lifecycle.start(settings.context(), identifier)
+    start.start(settings.context(), identifier)
     return 0
 
 

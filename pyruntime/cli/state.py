@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 def run(settings: Settings, options: Options) -> int:
     identifier = container_id(options.arguments[0])
-    from pyruntime.container import lifecycle
+    from pyruntime.container import store
 
-    state = lifecycle.state(settings.context(), identifier)
-    output.write(jsontext.dumps(state, indent=2))
+    record = store.open_container(settings.context().root, identifier)
+    output.write(jsontext.dumps(record.describe(), indent=2))
     return 0
 
 

@@ -39,7 +39,7 @@ def connect(scheme: str, identifier: str) -> tuple[int, Callable[[str, str], byt
 
 
 def journal_datagram(name: str, level: str, message: str) -> bytes:
-    """One entry in the journal's native protocol: a field per line; the message holds no newline (log.printable)."""
+    """One entry in the journal's native protocol: a field per line; the message has no newline (logline.printable)."""
     fields = {"MESSAGE": message, "PRIORITY": str(PRIORITIES[level]), "SYSLOG_IDENTIFIER": name.replace("\n", " ")}
     return "".join(f"{key}={value}\n" for key, value in fields.items()).encode("utf-8", "surrogateescape")
 

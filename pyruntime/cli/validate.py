@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyruntime.cli import log, output
+from pyruntime.cli import logline, output
 from pyruntime.cli.create import BUNDLE_FLAG, bundle_directory
 from pyruntime.cli.flags import Flag, Options, Verb
 from pyruntime.cli.main import absolute
@@ -39,7 +39,7 @@ def run(settings: Settings, options: Options) -> int:
         listed = [{"path": problem.path, "problem": problem.reason} for problem in found]
         output.write(jsontext.dumps(listed, indent=2) + "\n")
     else:
-        output.write("".join(log.printable(str(problem)) + "\n" for problem in found))
+        output.write("".join(logline.printable(str(problem)) + "\n" for problem in found))
     if found:
         count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
         raise RuntimeFailure(f"{bundle}/config.json: {count}")

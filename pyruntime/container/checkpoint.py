@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 
-from pyruntime.container import caller, criu, criu_mounts, handover, hooks, lifecycle, report, setup, store
+from pyruntime.cgroups.host import detect
+from pyruntime.container import caller, criu, criu_mounts, delete, handover, hooks, report, setup, store
 from pyruntime.container.criu_options import CheckpointOptions, CriuOptions, RestoreOptions
+from pyruntime.container.directories import claim
 from pyruntime.container.launch import Launch, state_document
 from pyruntime.errors import RuntimeFailure
 from pyruntime.kernel import mounts as m
@@ -24,7 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pyruntime.container.lifecycle import Context
+    from pyruntime.container.context import Context
 
 __all__ = ("CheckpointOptions", "RestoreOptions", "checkpoint", "restore")
 
@@ -132,7 +134,7 @@ def checkpoint(context: Context, container_id: str, options: CheckpointOptions) 
     finally:
         directories.close()
     if not options.leave_running and not options.pre_dump:
-        lifecycle.delete(context, container_id, force=True)
+        delete.delete(context, container_id, force=True)
 
 
 def _dumping(event: criu.Notification, options: CheckpointOptions) -> None:
@@ -176,14 +178,14 @@ def restore(context: Context, container_id: str, bundle: str, options: RestoreOp
     process = spec.get("process") or {}
     caller.check_console(bool(process.get("terminal")), options.console_socket, options.detach)
     streams = _saved_streams(options.image_path)
-    cgroup = setup.plan_cgroup(context, container_id, spec, setup.is_rootless(context))
+    cgroup = setup.plan_cgroup(context, container_id, spec, setup.is_rootless(context), detect())
     if not options.detach and not options.no_subreaper:
         p.prctl(p.PR_SET_CHILD_SUBREAPER, 1)
     plan = build.Plan()
     linux = spec.get("linux") or {}
     plan.namespaces = Namespaces(linux.get("namespaces") or [], {})
     launch = Launch(context.root, spec, plan, cgroup)
-    store.claim(context.root, container_id)
+    claim(context.root, container_id)
     launch.record = store.Record(context.root, container_id, launch.new_data(container_id, bundle))
     new = _Restore(launch, options)
     try:
@@ -206,7 +208,7 @@ def restore(context: Context, container_id: str, bundle: str, options: RestoreOp
     try:
         return foreground.wait(launch.pid, foreground.Terminal(launch.console) if launch.console >= 0 else None)
     finally:
-        lifecycle.destroy(launch.record)
+        delete.destroy(launch.record)
 
 
 def _saved_streams(images: str) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 
-from pyruntime.cgroups.manager import detect
+from pyruntime.cgroups.host import detect
 from pyruntime.container import setup
 from pyruntime.errors import RuntimeFailure
 from pyruntime.kernel.paths import open_in_root
@@ -86,7 +86,7 @@ def _cgroups(cgroup: Any, config: Any) -> list[tuple[str, str, str]]:
     for entry in config.get("mounts") or []:
         if entry.get("type") not in ("cgroup", "cgroup2"):
             continue
-        for one in setup.hierarchies(cgroup):
+        for one in setup.hierarchies(cgroup, detect()):
             name = os.fsdecode(one.name)
             place = entry["destination"] if detect().unified else f"{entry['destination']}/{name}"
             found.append((f"cgroup-{name}", place, os.fsdecode(one.source)))

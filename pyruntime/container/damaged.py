@@ -6,6 +6,7 @@ as it did at create, and the cgroup names the processes. Loaded for nothing else
 
 from __future__ import annotations
 
+from pyruntime.cgroups.host import detect
 from pyruntime.container import report, store
 from pyruntime.errors import RuntimeFailure
 
@@ -13,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pyruntime.container.lifecycle import Context
+    from pyruntime.container.context import Context
 
 SIGKILL = 9
 
@@ -33,7 +34,7 @@ def delete(context: Context, container_id: str) -> None:
         pass  # then the cgroup is where it is by default
     if not isinstance(spec, dict):
         spec = {}
-    cgroup = setup.plan_cgroup(context, container_id, spec, setup.is_rootless(context))
+    cgroup = setup.plan_cgroup(context, container_id, spec, setup.is_rootless(context), detect())
     if cgroup.exists():
         try:
             cgroup.kill(SIGKILL)

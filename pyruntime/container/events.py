@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyruntime.cgroups.manager import Manager
-    from pyruntime.container.lifecycle import Context
+    from pyruntime.container.context import Context
 
 
 def stream(

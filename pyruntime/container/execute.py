@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pyruntime.container.lifecycle import Context
+    from pyruntime.container.context import Context
 
 # "mount" comes last: from then on paths are the container's.
 _ORDER = ("cgroup", "ipc", "uts", "network", "time", "mount")
@@ -328,7 +328,7 @@ class _Exec(Child):
             descriptor = posix.open(f"/proc/{pid}", posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
             write_oom_score(descriptor, self.oom_score)
             posix.close(descriptor)
-        if self.record.data["cgroup"].get("paths"):
+        if self.record.has_cgroup():
             where.add(pid, self.init[1])
             p.reap_launcher_helper()
         if self.record.data.get("intelRdt"):

@@ -7,7 +7,7 @@ import posix
 import stat as modes
 from _struct import pack
 
-from pyruntime.container.store import write_file
+from pyruntime.container.directories import write_file
 from pyruntime.errors import RuntimeFailure
 
 SOL_SOCKET, SCM_RIGHTS = 1, 1

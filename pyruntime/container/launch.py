@@ -15,7 +15,7 @@ import _socket
 import posix
 import time
 
-from pyruntime.container import hooks, init, report, store
+from pyruntime.container import directories, hooks, init, report, store
 from pyruntime.container.child import Child, words
 from pyruntime.container.usermap import write_mappings
 from pyruntime.errors import RuntimeFailure
@@ -66,16 +66,16 @@ class Launch(Child):
         self.hold_interruptions()
         raise_on_interruption()
         record = store.Record(self.root, container_id, self.new_data(container_id, bundle))
-        store.claim(self.root, container_id)
+        directories.claim(self.root, container_id)
         self.record = record
         try:
             directory = self.record.directory
             if self.notify:
                 posix.mkdir(notify_directory(directory), 0o755)
             if gated:
-                store.make_fifo(f"{directory}/{store.START}")
+                directories.make_fifo(f"{directory}/{store.START}")
                 if self.record.data["startHooks"]:
-                    store.make_fifo(f"{directory}/{store.RESULT}")
+                    directories.make_fifo(f"{directory}/{store.RESULT}")
                     self.place.result = posix.open(f"{directory}/{store.RESULT}", posix.O_RDWR | posix.O_CLOEXEC)
                 self.place.gate = posix.open(f"{directory}/{store.START}", posix.O_RDWR | posix.O_CLOEXEC)
             if report.debugging:
@@ -183,7 +183,7 @@ class Launch(Child):
                     hooks.Hook("poststop", number, entry), document, self.record.data["bundle"].encode(), None
                 )
                 if failure:
-                    report.warn(f"error running poststop hook #{number}: {failure}")
+                    report.warn(hooks.poststop_warning(number, failure))
 
     # From here on: one method per stage, in order.
 

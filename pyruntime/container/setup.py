@@ -5,22 +5,26 @@ from __future__ import annotations
 import posix
 
 from pyruntime.cgroups import manager as cgroups
-from pyruntime.cgroups.host import UNIFIED
+from pyruntime.cgroups.host import Host, detect
 from pyruntime.container import report
 from pyruntime.container.caller import check_console, close_unknown, listen_fds
 from pyruntime.errors import SpecError
+from pyruntime.kernel.cgroupfs import UNIFIED
 from pyruntime.kernel.facts import read_facts
 from pyruntime.plan import build
 from pyruntime.plan.cgroupfs import Hierarchy
 from pyruntime.plan.step import HOST, Step
 from pyruntime.spec import load
 
+HANDLER = "run.oci.handler"  # crun's: a library, such as krun or a WebAssembly engine, that runs instead of the program
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pyruntime.container.context import Context
+    from pyruntime.container.create import CreateOptions
     from pyruntime.container.launch import Launch
-    from pyruntime.container.lifecycle import Context, CreateOptions
     from pyruntime.spec.types import Spec
 
 
@@ -38,8 +42,9 @@ def launch(
     _check_terminal(spec, options, detached)
     _check_root(spec, bundle)
     rootless = is_rootless(context)
-    cgroup = plan_cgroup(context, container_id, spec, rootless)
-    settings = _settings(context, container_id, bundle, spec, cgroup, options)
+    host = detect()
+    cgroup = plan_cgroup(context, container_id, spec, rootless, host)
+    settings = _settings(context, container_id, bundle, spec, cgroup, host, options)
     settings.passed_descriptors = listening + options.preserve_fds
     if listening:
         settings.environment += [f"LISTEN_FDS={listening}", "LISTEN_PID=1"]
@@ -58,6 +63,8 @@ def launch(
     plan = build.build(spec, settings)
     for warning in plan.warnings:
         report.warn(warning)
+    if (spec.get("annotations") or {}).get(HANDLER):
+        report.warn(f"annotation {HANDLER}: this runtime has no handlers, it makes an ordinary container")
     new = Launch(context.root, spec, plan, cgroup)
     new.listener = settings.listener
     new.notify = notify
@@ -69,8 +76,9 @@ def preview(context: Context, container_id: str, bundle: str, options: CreateOpt
     """The plan as a list, host and init in the order things happen; makes no change and needs no privileges."""
     spec = _load(bundle, options)
     rootless = is_rootless(context)
-    cgroup = plan_cgroup(context, container_id, spec, rootless)
-    settings = _settings(context, container_id, bundle, spec, cgroup, options)
+    host = detect()
+    cgroup = plan_cgroup(context, container_id, spec, rootless, host)
+    settings = _settings(context, container_id, bundle, spec, cgroup, host, options)
     linux: Any = spec.get("linux") or {}
     if linux.get("seccomp"):
         settings.seccomp = _Words("load the seccomp filter")
@@ -129,25 +137,20 @@ def in_user_namespace() -> bool:
         posix.close(descriptor)
 
 
-def plan_cgroup(context: Context, container_id: str, spec: Spec, rootless: bool) -> cgroups.Manager:
+def plan_cgroup(context: Context, container_id: str, spec: Spec, rootless: bool, host: Host) -> cgroups.Manager:
     """The manager for the container's cgroup; nothing is made yet."""
     linux: Any = spec.get("linux") or {}
     return cgroups.plan(
         container_id,
         linux.get("cgroupsPath"),
-        with_devices(linux),
+        linux.get("resources"),
         systemd=context.systemd_cgroup,
         rootless=rootless,
-        host=cgroups.detect(),
+        host=host,
         disabled=context.cgroup_manager == "disabled",
         annotations=spec.get("annotations") or {},
         userns_owner=_cgroup_owner(spec, linux),
     )
-
-
-def with_devices(linux: Any) -> Any:
-    """linux.resources; the nodes of linux.devices are allowed as well, as every runtime does."""
-    return linux.get("resources")
 
 
 def _cgroup_owner(spec: Spec, linux: Any) -> int | None:
@@ -186,7 +189,13 @@ def _load(bundle: str, options: CreateOptions) -> Spec:
 
 
 def _settings(
-    context: Context, container_id: str, bundle: str, spec: Spec, cgroup: cgroups.Manager, options: CreateOptions
+    context: Context,
+    container_id: str,
+    bundle: str,
+    spec: Spec,
+    cgroup: cgroups.Manager,
+    host: Host,
+    options: CreateOptions,
 ) -> build.Settings:
     process: Any = spec.get("process") or {}
     linux: Any = spec.get("linux") or {}
@@ -200,21 +209,20 @@ def _settings(
     settings.no_pivot = options.no_pivot
     settings.new_keyring = not options.no_new_keyring
     if any(mount.get("type") in ("cgroup", "cgroup2") for mount in spec.get("mounts") or []):
-        settings.hierarchies = hierarchies(cgroup)
-        settings.cgroup_unified = cgroups.detect().unified
-    settings.userns_for = _userns_for
+        settings.hierarchies = hierarchies(cgroup, host)
+        settings.cgroup_unified = host.unified
+    settings.userns_for = userns_for
     return settings
 
 
-def _userns_for(uids: list[Any], gids: list[Any]) -> object:
+def userns_for(uids: list[Any], gids: list[Any]) -> object:
     from pyruntime.container.usermap import MappedNamespace
 
     return MappedNamespace(uids, gids)
 
 
-def hierarchies(cgroup: cgroups.Manager) -> list[Hierarchy]:
+def hierarchies(cgroup: cgroups.Manager, host: Host) -> list[Hierarchy]:
     """The host's cgroup mounts as a container shows them, each with the container's own directory."""
-    host = cgroups.detect()
     by_mount: dict[str, list[str]] = {}
     for controller, (mount, _) in host.mounts.items():
         by_mount.setdefault(mount, []).append(controller)
@@ -233,10 +241,10 @@ def _seccomp(context: Context, spec: Spec, settings: build.Settings) -> None:
     section = linux.get("seccomp")
     if not section:
         return
-    from pyruntime.container import store
+    from pyruntime.container import directories, store
     from pyruntime.plan.seccomp import STRICT, InstallSeccomp, compile_filter
 
-    store.make_root(context.root)
+    directories.make_root(context.root)
     strict = (spec.get("annotations") or {}).get(STRICT) == "1"
     compiled = compile_filter(section, f"{context.root}/{store.FILTERS}", strict)
     if compiled is None:

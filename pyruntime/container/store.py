@@ -12,7 +12,7 @@ counts), from the FIFO (it has a reader as long as the program has not been exec
 from __future__ import annotations
 
 import posix
-from errno import EEXIST, ENOTEMPTY, ENXIO
+from errno import ENXIO
 
 from pyruntime.cgroups.frozen import is_frozen
 from pyruntime.errors import RuntimeFailure
@@ -65,8 +65,10 @@ class Record:
 
     def save(self) -> None:
         """Replace state.json."""
+        from pyruntime.container import directories
+
         text = jsontext.dumps(self.data).encode("utf-8", "surrogatepass")
-        write_file(f"{self.directory}/{STATE}", text)
+        directories.write_file(f"{self.directory}/{STATE}", text)
 
     def pid(self) -> int:
         """The init's pid if it is alive (a zombie is not), else 0."""
@@ -78,6 +80,10 @@ class Record:
         from pyruntime.cgroups import manager
 
         return manager.load(self.data["cgroup"])
+
+    def has_cgroup(self) -> bool:
+        """Whether the container was given a cgroup; `disabled` gives none."""
+        return bool(self.data["cgroup"].get("paths"))
 
     def config(self) -> dict[str, Any]:
         """The configuration that the container was created with."""
@@ -97,8 +103,8 @@ class Record:
             return CREATING, pid
         if self.waits_for_start():
             # A created container may be frozen too; what counts is that it can be started.
-            return (PAUSED if self._frozen() else CREATED), pid
-        return (PAUSED if self._frozen() else RUNNING), pid
+            return (PAUSED if self.frozen() else CREATED), pid
+        return (PAUSED if self.frozen() else RUNNING), pid
 
     def waits_for_start(self) -> bool:
         """Whether the init still reads the start FIFO. What is not that FIFO is read by nobody."""
@@ -133,7 +139,8 @@ class Record:
             raise RuntimeFailure(f"{path} is not the FIFO that create has made: delete --force removes the container")
         return gate
 
-    def _frozen(self) -> bool:
+    def frozen(self) -> bool:
+        """Whether the freezer holds the processes of the container's cgroup."""
         return is_frozen(self.data["cgroup"].get("paths") or {})
 
     def describe(self) -> dict[str, Any]:
@@ -160,7 +167,9 @@ class Record:
 
     def remove(self) -> None:
         """Remove the directory. Only names that we make are touched; repeating it is fine."""
-        remove_directory(self.directory)
+        from pyruntime.container import directories
+
+        directories.remove_directory(self.directory)
 
     def lock(self) -> int:
         """Exclude other verbs that change this container; held until the descriptor is closed."""
@@ -176,37 +185,6 @@ class Record:
             posix.close(descriptor)
             raise RuntimeFailure(f"cannot lock {self.directory}: {(error.strerror or '').lower()}") from None
         return descriptor
-
-
-def make_root(root: str) -> None:
-    """Make the state root and its parents, for us alone."""
-    try:
-        posix.mkdir(root, 0o700)
-    except FileExistsError:
-        pass
-    except FileNotFoundError:
-        make_root(root.rpartition("/")[0])
-        posix.mkdir(root, 0o700)
-
-
-def claim(root: str, container_id: str) -> None:
-    """Take the id: the directory must be new, which makes mkdir(2) the lock between racing creates."""
-    try:
-        make_root(root)
-        posix.mkdir(f"{root}/{container_id}", 0o700)
-    except FileExistsError:
-        raise RuntimeFailure("container with given ID already exists") from None
-    except OSError as error:
-        raise RuntimeFailure(f"cannot make {root}/{container_id}: {(error.strerror or '').lower()}") from None
-
-
-def make_fifo(path: str) -> None:
-    """mkfifo(3). Raises OSError, which unlike that of `os` names the path."""
-    try:
-        posix.mkfifo(path, 0o600)
-    except OSError as error:
-        error.filename = path
-        raise
 
 
 def open_container(root: str, container_id: str) -> Record:
@@ -244,87 +222,3 @@ def open_container(root: str, container_id: str) -> Record:
     if data["cgroup"].get("driver") not in DRIVERS:
         raise Damaged(f"{directory}/{STATE} is damaged, or of another version (cgroup); {advice}")
     return Record(root, container_id, data)
-
-
-def exists(root: str, container_id: str) -> bool:
-    """Whether a directory of this id is there, with or without a readable state."""
-    try:
-        posix.lstat(f"{root}/{container_id}")
-    except OSError:
-        return False
-    return True
-
-
-def has_config(root: str, container_id: str) -> bool:
-    """Whether the configuration is there, which is kept when the cgroup has been made."""
-    try:
-        posix.lstat(f"{root}/{container_id}/{CONFIG}")
-    except OSError:
-        return False
-    return True
-
-
-def list_ids(root: str) -> list[str]:
-    """The ids below `root`, sorted. Files and names with a leading dot are no containers."""
-    try:
-        entries = sorted(posix.scandir(root), key=lambda entry: entry.name)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise RuntimeFailure(f"cannot list {root}: {(error.strerror or '').lower()}") from None
-    return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and entry.name[0] != "."]
-
-
-def remove_directory(directory: str) -> None:
-    """Remove a container's directory, file by file: there are no directories in it that we did not make."""
-    try:
-        descriptor = posix.open(directory, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    except NotADirectoryError:
-        posix.unlink(directory)
-        return
-    try:
-        for name in posix.listdir(descriptor):
-            try:
-                posix.unlink(name, dir_fd=descriptor)
-            except IsADirectoryError:
-                remove_directory(f"{directory}/{name}")
-            except FileNotFoundError:
-                pass
-    except OSError as error:
-        error.filename = f"cannot remove {directory}"
-        raise
-    finally:
-        posix.close(descriptor)
-    try:
-        posix.rmdir(directory)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        if error.errno not in (ENOTEMPTY, EEXIST):
-            raise
-        remove_directory(directory)  # another verb was still writing its state
-
-
-def write_file(path: str, data: bytes, mode: int = 0o600) -> None:
-    """Write a whole file under a temporary name beside it and rename it, over an existing one too."""
-    folder, _, name = path.rpartition("/")
-    temporary = f"{folder}/.{name}.{posix.getpid()}"
-    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW | posix.O_CLOEXEC
-    try:
-        descriptor = posix.open(temporary, flags, mode)
-    except FileExistsError:  # left by a killed runtime that had our pid
-        posix.unlink(temporary)
-        descriptor = posix.open(temporary, flags, mode)
-    try:
-        try:
-            while data:
-                data = data[posix.write(descriptor, data) :]
-        finally:
-            posix.close(descriptor)
-        posix.rename(temporary, path)
-    except OSError as error:
-        error.filename = f"cannot write {path}"
-        posix.unlink(temporary)
-        raise

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pyruntime.container.lifecycle import Context
+    from pyruntime.container.context import Context
 
 
 def update(context: Context, container_id: str, resources: dict[str, Any]) -> None:

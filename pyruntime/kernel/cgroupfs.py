@@ -19,6 +19,9 @@ READ = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC
 # Never O_CREAT: a file that a controller does not have must be an error and not an EACCES of cgroupfs.
 WRITE = posix.O_WRONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC
 
+UNIFIED = ""
+"""The name that /proc/PID/cgroup gives the cgroup2 hierarchy: `0::/path`."""
+
 PAGE = 65536
 GONE = (ENOENT, ENODEV)
 """What a file of a cgroup answers that is removed meanwhile: ENODEV when it was open already."""

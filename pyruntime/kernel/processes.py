@@ -23,7 +23,6 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 CLONE_PARENT = 0x00008000
-CLONE_INTO_CGROUP = 0x200000000
 
 WALL = 0x40000000  # waitpid: children that send no SIGCHLD as well, see clone(2)
 
@@ -44,19 +43,16 @@ _CLOSE_RANGE = NR["close_range"]
 _PRCTL = NR["prctl"]
 
 
-def clone(flags: int, cgroup: int = -1) -> int:
+def clone(flags: int) -> int:
     """fork(2) with namespaces: 0 in the child, its pid in the caller.
 
-    `flags` are CLONE_NEW* and CLONE_PARENT; `cgroup` is the descriptor of a cgroup v2 directory to be born in. The
-    child is this interpreter's copy: one thread, no Python-level fork handlers run, so it may only use what was set
-    up before, and leaves by execve or _exit.
+    `flags` are CLONE_NEW* and CLONE_PARENT. The child is this interpreter's copy: one thread, no Python-level fork
+    handlers run, so it may only use what was set up before, and leaves by execve or _exit.
     """
     signal = 0 if flags & CLONE_PARENT else SIGCHLD
-    if cgroup >= 0:
-        flags |= CLONE_INTO_CGROUP
-    # struct clone_args: flags pidfd child_tid parent_tid exit_signal stack stack_size tls set_tid set_tid_size cgroup
+    # struct clone_args: flags pidfd child_tid parent_tid exit_signal stack stack_size tls
     try:
-        return syscall(_CLONE3, pack("11Q", flags, 0, 0, 0, signal, 0, 0, 0, 0, 0, max(cgroup, 0)), 88)
+        return syscall(_CLONE3, pack("8Q", flags, 0, 0, 0, signal, 0, 0, 0), 64)
     except BlockingIOError as error:  # EAGAIN
         error.filename = "clone3 (the pids.max of a cgroup or RLIMIT_NPROC is reached)"
         raise

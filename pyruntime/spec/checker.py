@@ -7,7 +7,7 @@ for every value of every configuration; paths are only built while descending in
 from __future__ import annotations
 
 from pyruntime.errors import SpecError
-from pyruntime.spec.jsontext import join, quote
+from pyruntime.spec.quoting import join, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

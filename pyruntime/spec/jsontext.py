@@ -33,75 +33,40 @@ _PARENTHESES = bytes.maketrans(b"[]{}", b"()()")
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
-class _Refused(Exception):
-    """The scanner met something that `_explain` has to name; it knows no path itself."""
-
-
-class _Bad:
-    """Stands for a value that is wrong in itself, while `_explain` looks for its path."""
-
-    __slots__ = ("reason",)
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-
-
-class _Pairs:
-    """An object with its names in order, repeated ones included."""
-
-    __slots__ = ("pairs",)
-
-    def __init__(self, pairs: list[tuple[str, object]]) -> None:
-        self.pairs = pairs
+class Refused(Exception):
+    """The scanner met something that `jsonfaults` has to name; it knows no path itself."""
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise _Refused
+        raise Refused
     return result
 
 
-def _float(digits: str) -> float:
+def finite(digits: str) -> float:
+    """A number with point or exponent. Raises Refused when it is too large for a double."""
     value = float(digits)
     if value in (float("inf"), float("-inf")):
-        raise _Refused
+        raise Refused
     return value
 
 
 def _constant(name: str) -> object:
-    raise _Refused(name)
+    raise Refused(name)
 
 
-class _Strict:
+class Strict:
     """What `_json.make_scanner` reads its settings from."""
 
     strict = True
     object_hook = None
     object_pairs_hook = staticmethod(_object)
-    parse_float = staticmethod(_float)
+    parse_float = staticmethod(finite)
     parse_int = int
     parse_constant = staticmethod(_constant)
     array_hook = None
     memo: dict[str, str] = {}  # noqa: RUF012  (read by newer scanners, never shared: they copy it)
-
-
-def _number_or_bad(digits: str) -> object:
-    try:
-        return _float(digits) if any(mark in digits for mark in ".eE") else int(digits)
-    except _Refused:
-        return _Bad(f"the number {digits[:20]} is too large")
-    except ValueError:
-        return _Bad(f"the number {digits[:20]}... has too many digits")
-
-
-class _Forgiving(_Strict):
-    """Settings of the second reading that finds out where the first one failed."""
-
-    object_pairs_hook = staticmethod(_Pairs)  # type: ignore[assignment]
-    parse_float = staticmethod(_number_or_bad)  # type: ignore[assignment]
-    parse_int = staticmethod(_number_or_bad)  # type: ignore[assignment]
-    parse_constant = staticmethod(lambda name: _Bad(f"{name} is not a number in JSON"))
 
 
 def loads(data: bytes, name: str = "JSON", surrogates: bool = False) -> object:
@@ -115,7 +80,10 @@ def loads(data: bytes, name: str = "JSON", surrogates: bool = False) -> object:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise SpecError(name, f"not UTF-8: {_position(data[: error.start].decode(), error.start)}") from None
+        from pyruntime.spec import jsonfaults
+
+        where = jsonfaults.position(data[: error.start].decode(), error.start)
+        raise SpecError(name, f"not UTF-8: {where}") from None
     if text.startswith("\ufeff"):
         raise SpecError(name, "begins with a byte order mark; JSON is written without one")
     if _too_deep(data):
@@ -123,21 +91,20 @@ def loads(data: bytes, name: str = "JSON", surrogates: bool = False) -> object:
     start = len(text) - len(text.lstrip(_WHITESPACE))
     try:
         value, end = _scan(text, start)
-    except _Refused:
-        raise _explain(text, start, name) from None
-    except (StopIteration, RecursionError) as error:
-        raise _wrong_syntax(error, text, start, name) from None
-    except ValueError as error:  # JSONDecodeError, or int() beyond its digit limit
-        if not isinstance(getattr(error, "pos", None), int):
-            raise _explain(text, start, name) from None
-        raise _wrong_syntax(error, text, start, name) from None
+    except (Refused, StopIteration, RecursionError, ValueError) as error:
+        from pyruntime.spec import jsonfaults
+
+        raise jsonfaults.refusal(error, text, start, name) from None
     rest = text[end:].lstrip(_WHITESPACE)
     if rest:
-        where = len(text) - len(rest)
-        raise SpecError(name, f"unexpected {shorten(rest[:1])} after the end at {_position(text, where)}")
+        from pyruntime.spec import jsonfaults
+
+        raise jsonfaults.unexpected(text, len(text) - len(rest), name)
     # UTF-8 holds no surrogates and the scanner refuses a raw NUL, so both can only come from an escape.
     if "\\u" in text:
-        _check_text(value, "", name, surrogates)
+        from pyruntime.spec import jsonfaults
+
+        jsonfaults.check_text(value, "", name, surrogates)
     return value
 
 
@@ -186,34 +153,8 @@ def dumps(value: object, indent: int | str | None = None, sort: bool = False) ->
     return text
 
 
-def quote(value: object, path: str) -> str:
-    """`value`, found at `path`, for an error message; only its kind where people keep secrets."""
-    if type(value) is str and value and ("env" in path.replace("[", ".").split(".") or path[:11] == "annotations"):
-        return "some text"
-    return shorten(value)
-
-
-def shorten(value: object, length: int = 60) -> str:
-    """`value` as an error message quotes it: JSON, on one line, at most about `length` characters."""
-    if isinstance(value, str):
-        cut = value if len(value) <= length else value[: length - 3]
-        quoted = _json.encode_basestring(cut) if cut.isprintable() else _json.encode_basestring_ascii(cut)
-        return quoted if cut is value else f'{quoted[:-1]}..."'
-    if isinstance(value, dict):
-        return "an object"
-    if isinstance(value, (list, tuple)):
-        return "an array"
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else "true" if value else "false"
-    try:
-        text = repr(value)
-    except ValueError:  # an integer beyond the digit limit
-        return "a very large number"
-    return text if len(text) <= length else f"{text[: length - 3]}..."
-
-
 def _scan(text: str, start: int) -> tuple[object, int]:
-    scanner = _json.make_scanner(_Strict)  # type: ignore[arg-type]
+    scanner = _json.make_scanner(Strict)  # type: ignore[arg-type]
     try:
         return scanner(text, start)
     except SystemError:
@@ -270,11 +211,6 @@ def _unknown(value: object) -> object:
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
-def _position(text: str, offset: int) -> str:
-    before = text[:offset]
-    return f"line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))}"
-
-
 def _too_deep(data: bytes) -> bool:
     """Whether brackets outside of strings nest deeper than DEPTH; at the speed of C, without recursion."""
     if data.count(b"[") + data.count(b"{") <= DEPTH:
@@ -289,72 +225,3 @@ def _too_deep(data: bytes) -> bool:
             break
         nesting = shorter
     return b"()" in nesting or nesting.count(b"(") > DEPTH
-
-
-def _wrong_syntax(error: Exception, text: str, start: int, name: str) -> SpecError:
-    """What the scanner stumbled over, and where."""
-    if isinstance(error, RecursionError):
-        return SpecError(name, "nested too deeply")
-    if isinstance(error, StopIteration):
-        where = error.value if isinstance(error.value, int) else start
-        what = "the text is empty" if start == len(text) else f"expected a value at {_position(text, where)}"
-        return SpecError(name, what)
-    reason = str(getattr(error, "msg", error)).removesuffix(" at")
-    place: int = getattr(error, "pos", start)
-    return SpecError(name, f"{reason[:1].lower()}{reason[1:]} at {_position(text, place)}")
-
-
-def _explain(text: str, start: int, name: str) -> SpecError:
-    """Read again, forgiving, and name the first value that is wrong."""
-    try:
-        value, _ = _json.make_scanner(_Forgiving)(text, start)  # type: ignore[arg-type]
-    except (StopIteration, ValueError, RecursionError) as error:
-        return _wrong_syntax(error, text, start, name)  # behind the value that the first reading did not pass
-    found = _first_bad(value, "")
-    if found is None:  # the numbers are fine here, so the limits changed between two readings: not ours to guess
-        raise AssertionError("a JSON text was refused and then accepted")
-    path, reason = found
-    return SpecError(path or name, reason)
-
-
-def _first_bad(value: object, path: str) -> tuple[str, str] | None:
-    if isinstance(value, _Bad):
-        return path, value.reason
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            if found := _first_bad(item, f"{path}[{index}]"):
-                return found
-    if isinstance(value, _Pairs):
-        seen = set()
-        for key, item in value.pairs:
-            if key in seen:
-                return join(path, key), "the name appears twice in its object"
-            seen.add(key)
-            if found := _first_bad(item, join(path, key)):
-                return found
-    return None
-
-
-def join(path: str, key: str) -> str:
-    """The path of the member `key` of the object at `path`; odd keys are quoted: `annotations["a b"]`."""
-    if len(key) <= 60 and key.isascii() and key.replace("_", "a").isalnum():
-        return f"{path}.{key}" if path else key
-    return f"{path}[{shorten(key)}]"
-
-
-def _check_text(value: object, path: str, name: str, surrogates: bool) -> None:
-    if isinstance(value, str):
-        if "\0" in value:
-            raise SpecError(path or name, "a NUL character in a string")
-        if not value.isascii():
-            try:
-                value.encode("utf-8", "surrogateescape" if surrogates else "strict")
-            except UnicodeEncodeError:
-                raise SpecError(path or name, "half of a surrogate pair in a string") from None
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            _check_text(item, f"{path}[{index}]", name, surrogates)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _check_text(key, f"{path or name} (a name in it)", name, surrogates)
-            _check_text(item, join(path, key), name, surrogates)

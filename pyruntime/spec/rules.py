@@ -9,6 +9,7 @@ docs/validation.md lists them for users. What concerns one kernel subsystem only
 from __future__ import annotations
 
 from pyruntime.spec.checker import check, report
+from pyruntime.spec.quoting import shorten
 from pyruntime.spec.rules_linux import LINUX_RULES, RESOURCE_RULES, is_list
 from pyruntime.spec.table import CONSOLE_SIZE
 
@@ -97,15 +98,35 @@ def _scheduler(process: dict[str, Any], path: str, found: list[SpecError]) -> No
             report(found, f"{path}.priority", f"{policy} needs a priority from 1 to 99, got {priority}")
     elif priority:
         report(found, f"{path}.priority", f"only SCHED_FIFO and SCHED_RR have a priority, not {policy}")
-    times = [scheduler.get(name, 0) for name in ("runtime", "deadline", "period")]
     if policy == "SCHED_DEADLINE":
-        runtime, deadline, period = times
-        if not 1024 <= runtime <= deadline <= (period or deadline) < 1 << 63:
-            report(found, path, "SCHED_DEADLINE needs 1024 ns <= runtime <= deadline <= period")
+        _deadline(scheduler, path, found)
     else:
-        for name, time in zip(("runtime", "deadline", "period"), times, strict=True):
-            if time:
+        for name in ("runtime", "deadline", "period"):
+            if scheduler.get(name):
                 report(found, f"{path}.{name}", f"only SCHED_DEADLINE has a {name}, not {policy}")
+
+
+def _deadline(scheduler: dict[str, Any], path: str, found: list[SpecError]) -> None:
+    """1024 ns <= runtime <= deadline <= period, as sched(7) wants it; said in the words that crun has for it."""
+    for name in ("runtime", "deadline"):
+        if name not in scheduler:
+            report(found, f"{path}.{name}", f"sched_setattr: `SCHED_DEADLINE` requires `{name}`")
+            return
+    runtime, deadline = scheduler["runtime"], scheduler["deadline"]
+    period = scheduler.get("period") or deadline
+    if not runtime:
+        why, name = "runtime must be greater than 0", "runtime"
+    elif not 1024 <= runtime < 1 << 63:
+        why, name = f"runtime ({runtime}) must be between 1024 and {(1 << 63) - 1} ns", "runtime"
+    elif runtime > deadline:
+        why, name = f"runtime ({runtime}) must be <= deadline ({deadline})", "runtime"
+    elif deadline > period:
+        why, name = f"deadline ({deadline}) must be <= period ({period})", "deadline"
+    elif period >= 1 << 63:
+        why, name = f"period ({period}) must be below {1 << 63} ns", "period"
+    else:
+        return
+    report(found, f"{path}.{name}", f"sched_setattr: `SCHED_DEADLINE` {why}")
 
 
 def _affinity(process: dict[str, Any], path: str, found: list[SpecError]) -> None:
@@ -135,21 +156,31 @@ def _host_names(config: dict[str, Any], path: str, found: list[SpecError]) -> No
                 report(found, name, f"longer than the {_HOST_NAME_MAX} bytes that Linux has room for")
 
 
+def _domain_name_twice(config: dict[str, Any], path: str, found: list[SpecError]) -> None:
+    sysctl = config.get("linux", {}).get("sysctl")
+    domain = config.get("domainname")
+    if not domain or not sysctl:
+        return
+    for key in ("kernel.domainname", "kernel/domainname"):
+        value = sysctl.get(key, domain)
+        if value != domain:
+            report(found, "domainname", f"linux.sysctl sets kernel.domainname to something else: {shorten(value)}")
+
+
 def _user_namespace(config: dict[str, Any], path: str, found: list[SpecError]) -> None:
     linux = config.get("linux", {})
     maps = [name for name in ("uidMappings", "gidMappings") if linux.get(name)]
     for name in maps:
         _mappings(linux[name], f"linux.{name}", found)
-    joined = _namespaces(config).get("user")
-    if joined is None:
-        if maps:
-            report(found, f"linux.{maps[0]}", "needs a user namespace in linux.namespaces")
+    if "user" not in _namespaces(config):
+        # Every id mapped to itself is what the container gets without a user namespace, too.
+        changing = [name for name in maps if any(one["containerID"] != one["hostID"] for one in linux[name])]
+        if changing:
+            report(found, f"linux.{changing[0]}", "needs a user namespace in linux.namespaces")
     elif len(maps) == 1:
+        # None at all are the caller's own (container/own_mappings.py), or those of the namespace that is joined.
         other = "gidMappings" if maps == ["uidMappings"] else "uidMappings"
         report(found, f"linux.{other}", f"required along with {maps[0]}")
-    elif not maps and not joined:
-        # With a path the mappings are those of the namespace; containerd and CRI-O repeat them all the same.
-        report(found, "linux.uidMappings", "a new user namespace needs uidMappings and gidMappings")
 
 
 def _mounts(config: dict[str, Any], path: str, found: list[SpecError]) -> None:
@@ -205,6 +236,7 @@ def _namespaces(config: dict[str, Any]) -> dict[str, str]:
 _CONFIG_RULES: Rules = (
     (("linux.namespaces",), _duplicate_namespaces),
     (("hostname", "domainname", "linux.namespaces"), _host_names),
+    (("domainname", "linux.sysctl"), _domain_name_twice),
     (("linux.uidMappings", "linux.gidMappings", "linux.namespaces"), _user_namespace),
     (("mounts", "linux.namespaces"), _mounts),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyruntime.spec.checker import report
-from pyruntime.spec.jsontext import join, shorten
+from pyruntime.spec.quoting import join, shorten
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pyruntime.errors import SpecError
 from pyruntime.spec import load, rules
 from pyruntime.spec.compile import SCHEMAS
-from pyruntime.spec.jsontext import join, quote
+from pyruntime.spec.quoting import join, quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -76,7 +76,7 @@ def test_exec_into_a_cgroup_above(container: Make, bad: str) -> None:
 
 @v1
 @without(
-    "cgroups/manager.py",
+    "cgroups/joined.py",
     """
     def _join(self, text):
         names, colon, path = text.rpartition(":")
@@ -90,7 +90,7 @@ def test_exec_into_a_cgroup_above(container: Make, bad: str) -> None:
 def test_exec_out_of_the_cgroup(container: Make, protected: bool) -> None:
     """crun 1.29: the process of `exec --cgroup ..` is outside of the container's limits.
 
-    Without the check and RESOLVE_BENEATH (cgroups/manager.py: Joined.join, open_below) it is.
+    Without the check and RESOLVE_BENEATH (cgroups/joined.py: Joined.join, open_below) it is.
     """
     one = container(["sleep", "1000"])
     one.run("--detach").ok()

@@ -195,7 +195,7 @@ def test_a_passwd_file_that_nobody_writes_to(container: Make, protected: bool) -
 
 
 @without(
-    "container/store.py",
+    "container/directories.py",
     """
     _mkdir = posix.mkdir
     class _Posix:
@@ -210,7 +210,7 @@ def test_a_passwd_file_that_nobody_writes_to(container: Make, protected: bool) -
 def test_nobody_walks_into_the_state(container: Make, tmp_path: Path, protected: bool) -> None:
     """CVE-2021-41091, CVE-2024-25621: other users of the host find set-user-ID files, or start the container.
 
-    Without modes 0700 and 0600 (container/store.py) they can list the state directory.
+    Without modes 0700 and 0600 (container/directories.py) they can list the state directory.
     """
     before = os.umask(0)
     try:

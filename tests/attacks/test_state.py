@@ -52,7 +52,12 @@ def test_ids_that_are_paths(container: Make, canary: Canary, bad: str) -> None:
     assert not runtime.root.exists()
 
 
-@without("cli/delete.py", "container_id = lambda text: text", "container/store.py", "has_config = lambda *words: False")
+@without(
+    "cli/delete.py",
+    "container_id = lambda text: text",
+    "container/directories.py",
+    "has_config = lambda *words: False",
+)
 def test_deleting_what_is_no_container(runtime: Runtime, canary: Canary, protected: bool) -> None:
     """Without the check of ids (cli/flags.py: container_id) `delete --force` removes any directory of the host."""
     root = canary.path.parent / f"{canary.path.name}.state"
@@ -65,7 +70,7 @@ def test_deleting_what_is_no_container(runtime: Runtime, canary: Canary, protect
 
 
 @without(
-    "container/store.py",
+    "container/directories.py",
     """
     def remove_directory(directory):
         for name in posix.listdir(directory):
@@ -76,7 +81,7 @@ def test_deleting_what_is_no_container(runtime: Runtime, canary: Canary, protect
 def test_state_directory_that_is_a_link(container: Make, canary: Canary, protected: bool) -> None:
     """Somebody has put a link where the container's directory would be: it is taken, and goes without what it means.
 
-    Without O_NOFOLLOW (container/store.py: remove_directory) the files of the host go.
+    Without O_NOFOLLOW (container/directories.py: remove_directory) the files of the host go.
     """
     shutil.rmtree(canary.directory)
     canary._before = canary._look()
@@ -141,18 +146,21 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
     "Record.pid = lambda self: self.data['pid']",
     "kernel/pids.py",
     "start_time = lambda pid: 1",
-    "container/lifecycle.py",
+    "container/kill.py",
     """
-    def _signal(record, pid, signal):
+    def send_signal(record, pid, signal):
         posix.kill(pid, signal)
-    def _kill_all(record, pid):
+    """,
+    "container/delete.py",
+    """
+    def end(record, pid):
         posix.kill(pid, 9)
     """,
 )
 def test_pid_of_another_process(container: Make, bystander: subprocess.Popen[bytes], protected: bool) -> None:
     """A pid that was used again, or a state file that names the pid of somebody else's process.
 
-    Without the start time and the pidfd (container/store.py: Record.pid, container/lifecycle.py: _signal) that process
+    Without the start time and the pidfd (container/store.py: Record.pid, container/kill.py: send_signal) that process
     gets the container's signals.
     """
     one = container(["true"])
@@ -185,7 +193,7 @@ def test_pid_of_another_process(container: Make, bystander: subprocess.Popen[byt
             return -1
     Record.open_gate = _open_gate
     """,
-    "container/lifecycle.py",
+    "container/start.py",
     """
     def _open_gate(record):
         gate = record.open_gate()
@@ -226,7 +234,7 @@ def test_start_fifo_that_was_replaced(container: Make, canary: Canary, kind: str
 def test_pid_file_that_is_a_link(container: Make, canary: Canary, tmp_path: Path, protected: bool) -> None:
     """The name of the pid file was taken before, by a link: it is replaced, and what it leads to stays.
 
-    Without renaming a new file into place (container/store.py: write_file) the host's file is overwritten.
+    Without renaming a new file into place (container/directories.py: write_file) the host's file is overwritten.
     """
     path = tmp_path / "pid"
     path.symlink_to(canary.file)

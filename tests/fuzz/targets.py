@@ -20,7 +20,7 @@ from typing import Any
 
 from pyruntime.cgroups import dbus_wire, host
 from pyruntime.cgroups import systemd_unit as unit
-from pyruntime.cli.log import format_text, printable
+from pyruntime.cli.logline import format_text, printable
 from pyruntime.container import store, usermap
 from pyruntime.container.child import Child
 from pyruntime.errors import RuntimeFailure

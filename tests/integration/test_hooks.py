@@ -140,12 +140,14 @@ def test_failing_start_container_hook_ends_run(container: Make) -> None:
     assert result.status == 1 and "error running startContainer hook" in result.stderr
 
 
-def test_failing_poststart_hook_stops_the_container(container: Make) -> None:
-    one = container(["sleep", "1000"], hooks(poststart=[{"path": "/bin/false"}]))
+def test_failing_poststart_hook_destroys_the_container(container: Make, tmp_path: Path) -> None:
+    stopped = tmp_path / "stopped"
+    one = container(["sleep", "1000"], hooks(poststart=[{"path": "/bin/false"}], poststop=[hook(f"touch {stopped}")]))
     one.create().ok()
     result = one.start()
     assert result.status == 1 and "error running poststart hook #0" in result.stderr
-    one.wait("stopped")
+    assert "container does not exist" in one.runtime("state", one.id).stderr
+    assert stopped.exists() and one.leaks() == []
 
 
 def test_failing_poststop_hook_only_warns(container: Make, tmp_path: Path) -> None:
@@ -200,7 +202,6 @@ def test_failing_start_container_hook_fails_start(container: Make, tmp_path: Pat
     one.create().ok()
     result = one.start()
     assert result.status == 1 and "error running startContainer hook" in result.stderr and "because" in result.stderr
-    one.wait("stopped")
     assert not (one.bundle.rootfs / "ran").exists() and not later.exists()
-    one.delete().ok()
-    assert stopped.exists()
+    assert "container does not exist" in one.runtime("state", one.id).stderr
+    assert stopped.exists() and one.leaks() == []

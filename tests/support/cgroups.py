@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from pyruntime.cgroups import manager
-from pyruntime.cgroups.manager import Host, Manager
+from pyruntime.cgroups import host, manager
+from pyruntime.cgroups.host import Host
+from pyruntime.cgroups.manager import Manager
 from pyruntime.kernel import cgroupfs
 
-NATIVE = manager.detect()
+NATIVE = host.detect()
 PARENT = f"/pyruntime-test-{os.getpid()}"
 
 on_v1 = pytest.mark.skipif(NATIVE.unified or not NATIVE.mounts, reason="the controllers are not on cgroup v1 here")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pyruntime.cgroups.manager import Host
+from pyruntime.cgroups.host import Host
 from pyruntime.kernel import cgroupfs
 
 FILES = {

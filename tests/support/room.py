@@ -63,20 +63,23 @@ def fake_room(monkeypatch: pytest.MonkeyPatch) -> Room:
 
         return call
 
-    def context(**given: Any) -> dict[str, Any]:
-        return given
+    def context(**given: Any) -> Bag:
+        made = Bag()
+        vars(made).update(given)
+        return made
 
     modules: dict[str, dict[str, Any]] = {
-        "lifecycle": {
-            "preview": record("preview", lambda: [Step("host", "enter the \x1b[0m room"), Step("init", "leave it")]),
-            "Context": context,
+        "context": {"Context": context},
+        "create": {
             "CreateOptions": Bag,
+            "create": record("create"),
+            "preview": record("preview", lambda: [Step("host", "enter the \x1b[0m room"), Step("init", "leave it")]),
             "run": record("run", lambda: calls.status),
-            "state": record("state", STATE),
-            "listing": record("listing", lambda: calls.containers),
-            "ps": record("ps", lambda: calls.pids),
-            **{name: record(name) for name in ("create", "start", "kill", "delete", "pause", "resume")},
         },
+        "store": {"open_container": record("state", lambda: types.SimpleNamespace(describe=lambda: STATE))},
+        "inspect": {"listing": record("listing", lambda: calls.containers), "ps": record("ps", lambda: calls.pids)},
+        "pause": {"pause": record("pause"), "resume": record("resume")},
+        **{name: {name: record(name)} for name in ("start", "kill", "delete")},
         "execute": {"ExecOptions": Bag, "exec_process": record("exec", lambda: calls.status)},
         "update": {"update": record("update")},
         "events": {"stream": record("events")},

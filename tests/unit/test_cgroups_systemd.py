@@ -14,7 +14,8 @@ from support.fake_dbus import FakeBus, Refused
 from pyruntime.cgroups import devices, devices_bpf, manager, systemd
 from pyruntime.cgroups import systemd_unit as unit
 from pyruntime.cgroups.dbus_wire import Variant
-from pyruntime.cgroups.manager import Host, Manager
+from pyruntime.cgroups.host import Host
+from pyruntime.cgroups.manager import Manager
 from pyruntime.errors import RuntimeFailure, SpecError
 from pyruntime.kernel import cgroupfs
 
@@ -280,7 +281,6 @@ def test_a_scope_from_start_to_stop(bus: FakeBus, tree: FakeCgroup2) -> None:
     )
     assert one.driver == "systemd"
     one.create()
-    assert one.open_v2() == -1
     assert not fake.units, "a scope needs a process"
     one.add(4711)
     properties = fake.units["pod-x.scope"]
@@ -300,9 +300,6 @@ def test_a_scope_from_start_to_stop(bus: FakeBus, tree: FakeCgroup2) -> None:
     later = manager.load(one.save())
     later.add(4712)
     assert later.pids() == [4711, 4712]
-    directory_descriptor = later.open_v2()
-    assert directory_descriptor >= 0
-    os.close(directory_descriptor)
     later.update({"cpu": {"quota": 5000}, "pids": {"limit": 9}})
     assert fake.units["pod-x.scope"]["TasksMax"] == 9
     assert fake.units["pod-x.scope"]["CPUQuotaPerSecUSec"] == 50000

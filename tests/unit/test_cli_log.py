@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pyruntime.cli import log
+from pyruntime.cli import log, logline
 from pyruntime.errors import RuntimeFailure
 
 # Every character, halves of surrogate pairs included: they stand for bytes that are no text.
@@ -62,18 +62,18 @@ def unquote(text: str) -> bytes:
 
 @given(st.text(st.characters(codec="utf-8")))
 def test_quoting_loses_nothing(text: str) -> None:
-    assert unquote(log.quote(text)) == text.encode()
+    assert unquote(logline.quote(text)) == text.encode()
 
 
 @given(st.binary())
 def test_quoting_keeps_bytes_that_are_no_text(raw: bytes) -> None:
-    assert unquote(log.quote(raw.decode("utf-8", "surrogateescape"))) == raw
+    assert unquote(logline.quote(raw.decode("utf-8", "surrogateescape"))) == raw
 
 
 @given(st.text(ANY))
 @example("a\udc80\ud800")
 def test_a_printable_line_is_one_line(text: str) -> None:
-    shown = log.printable(text)
+    shown = logline.printable(text)
     assert shown.isprintable()
     shown.encode()
 
@@ -81,7 +81,7 @@ def test_a_printable_line_is_one_line(text: str) -> None:
 @given(st.text(ANY))
 @example("a\udc80\ud800")
 def test_json_is_one_object_for_a_strict_parser(text: str) -> None:
-    line = log.format_json("error", text, NOW, {})
+    line = logline.format_json("error", text, NOW, {})
     assert line.isascii()
     assert "\n" not in line
     document = json.loads(line)
@@ -110,20 +110,20 @@ def test_json_is_one_object_for_a_strict_parser(text: str) -> None:
     ],
 )
 def test_quoting_as_go_does(text: str, quoted: str) -> None:
-    assert log.quote(text) == quoted
+    assert logline.quote(text) == quoted
 
 
 def test_the_text_form() -> None:
-    line = log.format_text("error", 'exec: "sh": not there', NOW, {})
+    line = logline.format_text("error", 'exec: "sh": not there', NOW, {})
     assert line == r'time="2026-01-02T03:04:05Z" level=error msg="exec: \"sh\": not there"'
-    assert log.format_text("debug", "x", NOW, {"func": "a.b()", "file": "c.py:1"}) == (
+    assert logline.format_text("debug", "x", NOW, {"func": "a.b()", "file": "c.py:1"}) == (
         f'time="{NOW}" level=debug msg=x func="a.b()" file="c.py:1"'
     )
 
 
 def test_the_form_for_terminals() -> None:
-    assert log.format_colour("error", "it failed", 0, {}) == f"\x1b[31mERRO\x1b[0m[0000] {'it failed':<44} "
-    assert log.format_colour("warning", "x\x1b[2J", 12, {}).startswith("\x1b[33mWARN\x1b[0m[0012] x\\x1b[2J ")
+    assert logline.format_colour("error", "it failed", 0, {}) == f"\x1b[31mERRO\x1b[0m[0000] {'it failed':<44} "
+    assert logline.format_colour("warning", "x\x1b[2J", 12, {}).startswith("\x1b[33mWARN\x1b[0m[0012] x\\x1b[2J ")
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_the_time_is_rfc3339_in_the_local_zone(zone: str, suffix: str, monkeypat
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
-        text = log.timestamp(1_700_000_000)
+        text = logline.timestamp(1_700_000_000)
     finally:
         monkeypatch.undo()
         time.tzset()

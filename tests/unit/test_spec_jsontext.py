@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyruntime.errors import RuntimeFailure, SpecError
-from pyruntime.spec import jsontext
+from pyruntime.spec import jsontext, quoting
 
 # Text that JSON can carry and the kernel can take: no NUL, no half of a surrogate pair.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
@@ -218,20 +218,20 @@ def test_read_file_neither_waits_nor_reads_without_end(tmp_path: Path) -> None:
 
 @given(st.text() | st.integers() | st.floats() | st.none() | st.booleans() | st.lists(st.none()))
 def test_shorten_is_one_short_line(value: object) -> None:
-    text = jsontext.shorten(value)
+    text = quoting.shorten(value)
     assert text.isprintable()
     assert len(text) <= 400  # 60 characters, each of which may need an escape of six
 
 
 def test_shorten() -> None:
-    assert jsontext.shorten("512m") == '"512m"'
-    assert jsontext.shorten("é\n\u2028") == '"\\u00e9\\n\\u2028"'
-    assert jsontext.shorten("x" * 100) == f'"{"x" * 57}..."'
-    assert jsontext.shorten([1]) == "an array"
-    assert jsontext.shorten({}) == "an object"
-    assert (jsontext.shorten(True), jsontext.shorten(None), jsontext.shorten(1.0)) == ("true", "null", "1.0")
-    assert jsontext.shorten(10**5000) == "a very large number"
-    assert len(jsontext.shorten(10**100)) == 60
+    assert quoting.shorten("512m") == '"512m"'
+    assert quoting.shorten("é\n\u2028") == '"\\u00e9\\n\\u2028"'
+    assert quoting.shorten("x" * 100) == f'"{"x" * 57}..."'
+    assert quoting.shorten([1]) == "an array"
+    assert quoting.shorten({}) == "an object"
+    assert (quoting.shorten(True), quoting.shorten(None), quoting.shorten(1.0)) == ("true", "null", "1.0")
+    assert quoting.shorten(10**5000) == "a very large number"
+    assert len(quoting.shorten(10**100)) == 60
 
 
 def test_dumps_refuses_what_json_cannot_say() -> None:

@@ -202,7 +202,17 @@ def test_loading_imports_next_to_nothing(bundle: Callable[[object], str]) -> Non
         "pyruntime.errors",
         *(
             f"pyruntime.spec{name}"
-            for name in ("", ".checker", ".jsontext", ".load", ".predicates", ".rules", ".rules_linux", ".table")
+            for name in (
+                "",
+                ".checker",
+                ".jsontext",
+                ".load",
+                ".predicates",
+                ".quoting",
+                ".rules",
+                ".rules_linux",
+                ".table",
+            )
         ),
     }
 

@@ -99,12 +99,33 @@ BROKEN: list[tuple[Config, str]] = [
         f"{SCHEDULER}.period: only SCHED_DEADLINE has a period, not SCHED_IDLE",
     ),
     (
+        with_process(scheduler={"policy": "SCHED_DEADLINE", "deadline": 1999}),
+        f"{SCHEDULER}.runtime: sched_setattr: `SCHED_DEADLINE` requires `runtime`",
+    ),
+    (
+        with_process(scheduler={"policy": "SCHED_DEADLINE", "runtime": 1999, "period": 1999}),
+        f"{SCHEDULER}.deadline: sched_setattr: `SCHED_DEADLINE` requires `deadline`",
+    ),
+    (
+        with_process(scheduler={"policy": "SCHED_DEADLINE", "runtime": 0, "deadline": 1999}),
+        f"{SCHEDULER}.runtime: sched_setattr: `SCHED_DEADLINE` runtime must be greater than 0",
+    ),
+    (
         with_process(scheduler={"policy": "SCHED_DEADLINE", "runtime": 2000, "deadline": 1999}),
-        f"{SCHEDULER}: SCHED_DEADLINE needs 1024 ns <= runtime <= deadline <= period",
+        f"{SCHEDULER}.runtime: sched_setattr: `SCHED_DEADLINE` runtime (2000) must be <= deadline (1999)",
+    ),
+    (
+        with_process(scheduler={"policy": "SCHED_DEADLINE", "runtime": 2000, "deadline": 3000, "period": 2500}),
+        f"{SCHEDULER}.deadline: sched_setattr: `SCHED_DEADLINE` deadline (3000) must be <= period (2500)",
     ),
     (
         with_process(scheduler={"policy": "SCHED_DEADLINE", "runtime": 1023, "deadline": 1999}),
-        f"{SCHEDULER}: SCHED_DEADLINE needs 1024 ns <= runtime <= deadline <= period",
+        f"{SCHEDULER}.runtime: sched_setattr: `SCHED_DEADLINE` runtime (1023) must be between 1024 and "
+        "9223372036854775807 ns",
+    ),
+    (
+        with_process(scheduler={"policy": "SCHED_DEADLINE", "runtime": 1024, "deadline": 1 << 63}),
+        f"{SCHEDULER}.period: sched_setattr: `SCHED_DEADLINE` period ({1 << 63}) must be below {1 << 63} ns",
     ),
     (
         with_process(execCPUAffinity={"initial": "0-3,7", "final": "3-1"}),
@@ -119,14 +140,14 @@ BROKEN: list[tuple[Config, str]] = [
         with_top("pid", domainname="x"),
         "domainname: needs a uts namespace in linux.namespaces; it would change the host's",
     ),
+    (
+        with_top("uts", domainname="x", linux={"namespaces": [{"type": "uts"}], "sysctl": {"kernel.domainname": "y"}}),
+        'domainname: linux.sysctl sets kernel.domainname to something else: "y"',
+    ),
     (with_top("uts", hostname="x" * 65), "hostname: longer than the 64 bytes that Linux has room for"),
     (with_top("uts", hostname="ä" * 33), "hostname: longer than the 64 bytes that Linux has room for"),
     # namespaces
     (config("pid", "uts", "pid"), "linux.namespaces[2]: the pid namespace is listed twice"),
-    (
-        config("user"),
-        "linux.uidMappings: a new user namespace needs uidMappings and gidMappings",
-    ),
     (config("user", uidMappings=ONE), "linux.gidMappings: required along with uidMappings"),
     (config("user", gidMappings=ONE, uidMappings=[]), "linux.uidMappings: required along with gidMappings"),
     (config(gidMappings=ONE, uidMappings=ONE), "linux.uidMappings: needs a user namespace in linux.namespaces"),
@@ -316,6 +337,8 @@ FINE: list[Config] = [
     with_top(hostname=""),
     config("user", uidMappings=[mapping(2 * id, 2 * id, 1) for id in range(340)], gidMappings=ONE),
     config("user", uidMappings=[mapping(5, 0, 5), mapping(0, 5, 5)], gidMappings=[mapping(0, 4294967294, 1)]),
+    config("user"),
+    config(uidMappings=[mapping(0, 0, 4294967295)], gidMappings=[mapping(5, 5, 1)]),
     config(uidMappings=[], gidMappings=[], timeOffsets={}, maskedPaths=[], readonlyPaths=[], netDevices={}, sysctl={}),
     config("time", timeOffsets={"monotonic": {"secs": -(2**63)}}),
     config(devices=[{"type": "p", "path": "/p", "major": -5}]),

@@ -7,7 +7,6 @@ import posix
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from support.cgroups import NATIVE, PARENT, Place, on_v1, places, read
 
 from pyruntime.cgroups import manager
 from pyruntime.errors import RuntimeFailure, SpecError
-from pyruntime.kernel import cgroupfs, processes
+from pyruntime.kernel import cgroupfs
 
 # Making, entering, leaving
 
@@ -135,23 +134,7 @@ def test_a_name_that_the_kernel_refuses(place: Place) -> None:
         one.create()
 
 
-# Being born in it, and joining later
-
-
-def test_born_in_the_cgroup(place: Place) -> None:
-    one = place.made()
-    directory = one.open_v2()
-    if directory < 0:
-        pytest.skip("no cgroup2 here")
-    pid = processes.clone(0, directory)
-    if pid == 0:
-        time.sleep(60)
-        os._exit(0)
-    place.children.append(pid)
-    os.close(directory)
-    assert places(pid)[""] == place.path
-    one.add(pid)
-    assert one.pids() == [pid]
+# Joining later
 
 
 def test_exec_follows_an_init_that_has_left(place: Place) -> None:

@@ -176,8 +176,6 @@ def test_pids_limit_zero_takes_a_process(native: Place) -> None:
     pid = native.run()
     one.add(pid)
     assert one.pids() == [pid]
-    if one.version == 2:
-        assert one.open_v2() == -1
 
 
 def disk() -> str:
