@@ -28,7 +28,15 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pyruntime"
 SECTIONS = (
     ((), ("pyruntime.errors",)),
     ((0,), ("pyruntime.kernel.seal", "pyruntime.kernel.filesystems")),
-    ((0,), ("pyruntime.cli.main", "pyruntime.container.context", "pyruntime.container.store")),
+    (
+        (0,),
+        (
+            "pyruntime.cli.main",
+            "pyruntime.container.context",
+            "pyruntime.container.report",
+            "pyruntime.container.store",
+        ),
+    ),
     ((0, 2), ("pyruntime.cgroups.manager",)),
     (
         (0, 1, 2, 3),
