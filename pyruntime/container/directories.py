@@ -17,7 +17,7 @@ def make_root(root: str) -> None:
         pass
     except FileNotFoundError:
         make_root(root.rpartition("/")[0])
-        posix.mkdir(root, 0o700)
+        make_root(root)  # which another create may have made by now
 
 
 def claim(root: str, container_id: str) -> None:
@@ -95,13 +95,17 @@ def remove_directory(directory: str) -> None:
 def write_file(path: str, data: bytes, mode: int = 0o600) -> None:
     """Write a whole file under a temporary name beside it and rename it, over an existing one too."""
     folder, _, name = path.rpartition("/")
-    temporary = f"{folder}/.{name}.{posix.getpid()}"
+    temporary = f"{folder}/.{name[:40]}.{posix.getpid()}"  # which must not be too long where the name is not
     flags = posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW | posix.O_CLOEXEC
     try:
-        descriptor = posix.open(temporary, flags, mode)
-    except FileExistsError:  # left by a killed runtime that had our pid
-        posix.unlink(temporary)
-        descriptor = posix.open(temporary, flags, mode)
+        try:
+            descriptor = posix.open(temporary, flags, mode)
+        except FileExistsError:  # left by a killed runtime that had our pid
+            posix.unlink(temporary)
+            descriptor = posix.open(temporary, flags, mode)
+    except OSError as error:
+        error.filename = f"cannot write {path}"
+        raise
     try:
         try:
             while data:

@@ -438,7 +438,10 @@ class Launch(Child):
         """The init's pid as the container sees it: the last of NSpid in /proc/PID/status."""
         descriptor = posix.open(f"/proc/{self.pid}/status", posix.O_RDONLY | posix.O_CLOEXEC)
         try:
-            for line in posix.read(descriptor, 8192).split(b"\n"):
+            text = b""
+            while part := posix.read(descriptor, 1 << 16):  # thousands of supplementary groups stand before it
+                text += part
+            for line in text.split(b"\n"):
                 if line.startswith(b"NSpid:"):
                     return int(line.split()[-1])
         finally:

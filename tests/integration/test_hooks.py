@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -205,3 +206,16 @@ def test_failing_start_container_hook_fails_start(container: Make, tmp_path: Pat
     assert not (one.bundle.rootfs / "ran").exists() and not later.exists()
     assert "container does not exist" in one.runtime("state", one.id).stderr
     assert stopped.exists() and one.leaks() == []
+
+
+def test_create_container_hooks_know_the_inner_pid_whatever_groups_we_have(container: Make, tmp_path: Path) -> None:
+    """The kernel lists the groups before the pids, kilobytes of them."""
+    out = tmp_path / "seen"
+    one = container(["sleep", "1000"], hooks(createContainer=[state_to(out)]))
+    before = os.getgroups()
+    os.setgroups(range(1 << 20, (1 << 20) + 2000))
+    try:
+        one.create().ok()
+    finally:
+        os.setgroups(before)
+    assert json.loads(out.read_text())["pid"] == 1
