@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -53,6 +54,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_sessionstart() -> None:
     """Compile the modules, as an installation does: the runtime never writes a .pyc, it would compile at each start."""
+    # A shell starts what it puts into the background with these ignored, and what we start would ignore them too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     for python in (REPOSITORY / ".venv" / "bin" / "python3", Path("/usr/bin/python3")):
         if python.exists():
             subprocess.run([python, REPOSITORY / "tools" / "compile.py"], check=False)

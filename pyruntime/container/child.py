@@ -31,13 +31,14 @@ class InitFailed(RuntimeFailure):
 class Child:
     """One process on its way to its program. Used for the init of a container and for exec."""
 
-    __slots__ = ("channel", "command", "console", "pid", "pidfd", "place", "steps")
+    __slots__ = ("channel", "command", "console", "holds_memory", "pid", "pidfd", "place", "steps")
 
     def __init__(self) -> None:
         self.place = Place()
         self.steps: list[Step] = []
         self.command: command.Command | None = None
         self.channel: _socket.socket | None = None
+        self.holds_memory = False  # the first step is plan/memory.py: HoldMemory
         self.pid = 0
         self.pidfd = -1
         self.console = -1  # master side of the terminal, once the process has sent it
@@ -62,6 +63,13 @@ class Child:
         self.pid = pid
         self.channel = ours
         self.pidfd = p.pidfd_open(pid)
+
+    def await_memory(self) -> None:
+        """Before the process is moved to its cgroup: wait until it has its memory, where the cgroup has little."""
+        if self.holds_memory:
+            message = self.receive()
+            if message != life.HELD:
+                raise self.failure(message)
 
     def release(self) -> None:
         """Let it go: to the start FIFO if it is gated, to its program otherwise."""

@@ -12,6 +12,7 @@ from pyruntime.kernel import processes as p
 from pyruntime.kernel.facts import read_facts
 from pyruntime.plan import lifecycle as life
 from pyruntime.plan.command import Command
+from pyruntime.plan.limits import has_little_memory, raise_hard_limits, write_oom_score
 from pyruntime.plan.namespaces import KINDS
 from pyruntime.plan.process import process_steps
 from pyruntime.plan.step import Place, Step
@@ -255,6 +256,11 @@ class _Exec(Child):
             if kind in self.namespaces:
                 kinds |= KINDS[kind]
         steps = self.steps
+        self.holds_memory = has_little_memory(linux)
+        if self.holds_memory:
+            from pyruntime.plan.memory import HoldMemory
+
+            steps.append(HoldMemory())
         steps.append(life.WaitFor(life.GO_CGROUP, "the runtime has put us into the container's cgroup", self.listener))
         if "mount" in self.namespaces:
             steps.append(EnterContainer(self.init[0], kinds))
@@ -323,11 +329,10 @@ class _Exec(Child):
         if self.listener is not None:
             self.listener.close()
         if self.oom_score is not None:
-            from pyruntime.plan.limits import write_oom_score
-
             descriptor = posix.open(f"/proc/{pid}", posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
             write_oom_score(descriptor, self.oom_score)
             posix.close(descriptor)
+        self.await_memory()
         if self.record.has_cgroup():
             where.add(pid, self.init[1])
             p.reap_launcher_helper()
@@ -336,8 +341,6 @@ class _Exec(Child):
 
             resctrl.join(self.record.data["intelRdt"], pid)
         if self.limits:
-            from pyruntime.plan.limits import raise_hard_limits
-
             raise_hard_limits(pid, self.limits)
         self.send(life.GO_CGROUP + self._agent_state())
         message = self.receive()

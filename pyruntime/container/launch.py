@@ -48,6 +48,7 @@ class Launch(Child):
         self.spec = spec
         self.plan = plan
         self.steps = plan.init
+        self.holds_memory = plan.holds_memory
         self.command = plan.command
         self.cgroup = cgroup
         self.has_cgroup = False  # made, by us: before that, what is at its path belongs to somebody else
@@ -335,6 +336,7 @@ class Launch(Child):
             self.send(life.GO_MAPPED)
         self.cgroup.create()
         self.has_cgroup = True
+        self.await_memory()
         self.cgroup.add(self.pid)
         p.reap_launcher_helper()
         self.cgroup.apply()

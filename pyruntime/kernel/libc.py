@@ -58,7 +58,7 @@ _X86_64 = {
     "execveat": 322, "statx": 332, "setgroups": 116, "setresgid": 119, "setresuid": 117, "prlimit64": 302,
     "sched_setaffinity": 203, "ioctl": 16, "mknodat": 259, "name_to_handle_at": 303, "rt_sigprocmask": 14,
     "memfd_create": 319, "signalfd4": 289, "rt_sigaction": 13, "ioprio_get": 252,
-    "sched_getattr": 315, "add_key": 248,
+    "sched_getattr": 315, "add_key": 248, "mlockall": 151,
 }  # fmt: skip
 _GENERIC = {
     "clone": 220, "pivot_root": 41, "mount": 40, "umount2": 39, "sethostname": 161, "setdomainname": 162,
@@ -67,7 +67,7 @@ _GENERIC = {
     "execveat": 281, "statx": 291, "setgroups": 159, "setresgid": 149, "setresuid": 147, "prlimit64": 261,
     "sched_setaffinity": 122, "ioctl": 29, "mknodat": 33, "name_to_handle_at": 264, "rt_sigprocmask": 135,
     "memfd_create": 279, "signalfd4": 74, "rt_sigaction": 134, "ioprio_get": 31,
-    "sched_getattr": 275, "add_key": 217,
+    "sched_getattr": 275, "add_key": 217, "mlockall": 230,
 }  # fmt: skip
 _UNIFIED = {
     "pidfd_send_signal": 424, "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432,

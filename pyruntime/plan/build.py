@@ -17,6 +17,7 @@ from pyruntime.plan import system
 from pyruntime.plan.cgroupfs import Hierarchy, MountCgroups
 from pyruntime.plan.command import Command
 from pyruntime.plan.devices import MakeDevices, MakeDevLinks, devices
+from pyruntime.plan.limits import has_little_memory
 from pyruntime.plan.mounts import Filesystem, ReadonlyDev, mount_steps
 from pyruntime.plan.namespaces import Namespaces, OpenNamespaces
 from pyruntime.plan.options import Options
@@ -64,13 +65,14 @@ class Plan:
     """The steps of a container."""
 
     __slots__ = (
-        "command", "hook_kinds", "host", "init", "namespaces", "net_devices", "open_namespaces", "process", "terminal",
-        "userns", "warnings",
+        "command", "holds_memory", "hook_kinds", "host", "init", "namespaces", "net_devices", "open_namespaces",
+        "process", "terminal", "userns", "warnings",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.host: list[Step] = []  # by the runtime, before the init exists
         self.init: list[Step] = []  # by the init, from its first moment to execve
+        self.holds_memory = False  # its first step is HoldMemory
         self.namespaces = Namespaces([], {})
         self.open_namespaces: OpenNamespaces | None = None
         self.net_devices: MoveNetDevices | None = None
@@ -141,6 +143,11 @@ def build(spec: Spec, settings: Settings) -> Plan:
         label_mounts(init_mounts, mount_label)
 
     init = plan.init
+    plan.holds_memory = has_little_memory(linux)
+    if plan.holds_memory:
+        from pyruntime.plan.memory import HoldMemory
+
+        init.append(HoldMemory())
     _enter(plan, init, spec, linux, setgroups)
     if in_mount_namespace:
         new_mounts = bool(spaces.new & 0x00020000)
@@ -162,10 +169,13 @@ def build(spec: Spec, settings: Settings) -> Plan:
         for mount in mounts
     )
     listed = linux.get("devices") or []
+    has_pts = any(mount["destination"].rstrip("/") == "/dev/pts" for mount in mounts)
     if not dev_is_bound or listed:
-        init.append(MakeDevices(devices(listed, not dev_is_bound), plan.userns))
+        nodes = devices(listed, not dev_is_bound)
+        if has_pts and not dev_is_bound:  # a link takes its place, and a bound node could not be unlinked for it
+            nodes = [node for node in nodes if node.path != b"/dev/ptmx"]
+        init.append(MakeDevices(nodes, plan.userns))
     if not dev_is_bound:
-        has_pts = any(mount["destination"].rstrip("/") == "/dev/pts" for mount in mounts)
         init.append(MakeDevLinks(has_pts))
     if not waited:
         _wait_for_cgroup(init, spaces, settings.listener)

@@ -1,8 +1,9 @@
 """The steps between the init and the runtime: waiting for each other, the terminal, the hooks, the program.
 
 The two talk over a SOCK_SEQPACKET pair. Runtime to init: one byte per permission (GO_*). Init to runtime: one byte
-that says what happened, with its payload: MOUNTED, READY (with descriptors), FAILED. End of file at the runtime means
-that the program is running (the socket closes on execve) or that the init died; at the init, that the runtime died.
+that says what happened, with its payload: HELD, MOUNTED, READY (with descriptors), FAILED. End of file at the runtime
+means that the program is running (the socket closes on execve) or that the init died; at the init, that the runtime
+died.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ GO_MAPPED = b"m"
 GO_CGROUP = b"c"
 GO_HOOKS = b"h"
 GO_START = b"s"
+HELD = b"L"
 MOUNTED = b"M"
 READY = b"R"
 FAILED = b"E"

@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+LITTLE_MEMORY = 4 << 20
+"""Bytes of linux.resources.memory.limit that the last steps of our own could exceed."""
+
+
+def has_little_memory(linux: Any) -> bool:
+    """Whether plan/memory.py has to help the container to start."""
+    limit: Any = ((linux.get("resources") or {}).get("memory") or {}).get("limit") or 0
+    return bool(0 < limit < LITTLE_MEMORY)
+
+
 def in_words(value: int) -> str:
     return "unlimited" if value == INFINITY else str(value)
 

@@ -35,7 +35,7 @@ def test_memory(container: Make) -> None:
     assert one.status == "running"
 
 
-@pytest.mark.parametrize("limit", [1 << 19, 3 << 18, 1 << 20])
+@pytest.mark.parametrize("limit", [3 << 17, 1 << 19, 3 << 18, 1 << 20])
 def test_a_tiny_container_starts(container: Make, limit: int) -> None:
     needs("memory")
     needs("pids")

@@ -186,6 +186,18 @@ def test_default_devices_and_links(container: Make, user: bool) -> None:
     assert os.readlink(one.proc("root/dev/ptmx")) in ("pts/ptmx", "/dev/pts/ptmx")
 
 
+@pytest.mark.parametrize("user", [False, True], ids=["plain", "user namespace"])
+def test_a_listed_ptmx_is_the_link_all_the_same(container: Make, user: bool) -> None:
+    """podman --privileged lists the devices of the host; in a user namespace nodes are bound: nothing unlinks them."""
+    node = {"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2}
+    one = container(
+        ["readlink", "/dev/ptmx"],
+        lambda config: config["linux"].update(devices=[node]),
+        *([user_namespace()] if user else []),
+    )
+    assert one.run().ok().stdout.strip() in ("pts/ptmx", "/dev/pts/ptmx")
+
+
 def test_devices_can_be_used(container: Make) -> None:
     script = "head -c 5 /dev/zero | wc -c; head -c 5 /dev/urandom | wc -c; echo x > /dev/null; echo x > /dev/full"
     result = container(["sh", "-c", script]).run()
