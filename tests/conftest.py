@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -52,11 +53,25 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cgroupfs: about a cgroup that systemd names otherwise, or removes when empty")
 
 
-def pytest_sessionstart() -> None:
+STATE_ROOT = Path("/run/pyruntime")
+"""The default one, for engines that give no --root."""
+HAD_STATE_ROOT = pytest.StashKey[bool]()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Leave no state root with nothing but cached filters behind, where there was none."""
+    if session.config.stash.get(HAD_STATE_ROOT, True) or hasattr(session.config, "workerinput"):
+        return
+    if STATE_ROOT.is_dir() and all(entry.name.startswith(".") for entry in STATE_ROOT.iterdir()):
+        shutil.rmtree(STATE_ROOT)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
     """Compile the modules, as an installation does: the runtime never writes a .pyc, it would compile at each start."""
     # A shell starts what it puts into the background with these ignored, and what we start would ignore them too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    session.config.stash[HAD_STATE_ROOT] = STATE_ROOT.exists()
     for python in (REPOSITORY / ".venv" / "bin" / "python3", Path("/usr/bin/python3")):
         if python.exists():
             subprocess.run([python, REPOSITORY / "tools" / "compile.py"], check=False)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,24 +23,6 @@ pytestmark = [
 SLEEP = ("--", "sleep", "1000")
 COUNT = ("--", "sh", "-c", "i=0; while :; do i=$((i+1)); echo $i >/count; sleep 0.1; done")
 EVERY_TEST_ENDS_QUICKLY = 120.0  # podman is started many times, and the processor may be an emulated one
-
-
-@pytest.fixture(scope="session")
-def shared_podman(engine_directory: Path, archive: Path) -> Iterator[Podman]:
-    podman = Podman(engine_directory / "podman-systemd", archive)
-    left = []
-    try:
-        yield podman
-    finally:
-        left = podman.close()
-    assert not left, f"podman left behind: {left}"
-
-
-@pytest.fixture
-def podman(shared_podman: Podman, program: str) -> Iterator[Podman]:
-    podman = shared_podman.through(program)
-    yield podman
-    podman.clean()
 
 
 def show(unit: str, *names: str) -> dict[str, str]:
