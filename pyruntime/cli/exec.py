@@ -33,9 +33,9 @@ def check_groups(groups: list[int]) -> list[int]:
 
 def run(settings: Settings, options: Options) -> int:
     identifier = container_id(options.arguments[0])
-    from pyruntime.container import execute
+    from pyruntime.container import exec_document, execute
 
-    made = execute.ExecOptions()
+    made = exec_document.ExecOptions()
     made.process = absolute_or_none(options, "process")
     made.args = options.arguments[1:]
     if made.args[:1] == ["--"]:  # `exec ID -- ls`: nobody means a program called `--`

@@ -12,7 +12,7 @@ from pyruntime.cgroups.host import detect
 from pyruntime.container import caller, criu, criu_mounts, delete, handover, hooks, report, setup, store
 from pyruntime.container.criu_options import CheckpointOptions, CriuOptions, RestoreOptions
 from pyruntime.container.directories import claim
-from pyruntime.container.launch import Launch, state_document
+from pyruntime.container.launch import Launch
 from pyruntime.errors import RuntimeFailure
 from pyruntime.kernel import mounts as m
 from pyruntime.kernel import processes as p
@@ -350,7 +350,7 @@ class _Restore:
     def _restoring(self, event: criu.Notification) -> None:
         lists = self.spec.get("hooks") or {}
         if event.script == "setup-namespaces":
-            document = state_document(self.record, store.CREATED, event.pid)
+            document = self.record.state_text(store.CREATED, event.pid)
             for kind in ("prestart", "createRuntime"):
                 hooks.run_hooks(kind, lists.get(kind) or [], document, self.record.data["bundle"], self._go_home)
         elif event.script == "orphan-pts-master" and event.descriptor >= 0:

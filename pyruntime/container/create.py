@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posix
 
-from pyruntime.container import handover, setup
+from pyruntime.container import handover, interruptions, setup
 from pyruntime.container.start import notify_proxy, poststart
 from pyruntime.kernel import processes as p
 
@@ -56,7 +56,7 @@ def run(context: Context, container_id: str, bundle: str, options: CreateOptions
     assert launch.record is not None
     terminal = signals = None
     try:
-        launch.allow_interruptions()
+        interruptions.allow()
         if not options.detach:
             from pyruntime.container import foreground
 
@@ -70,7 +70,7 @@ def run(context: Context, container_id: str, bundle: str, options: CreateOptions
         poststart(launch.record, launch.pid)
         if proxy is not None:
             proxy.forward(launch.pid, launch.pidfd)
-        launch.hold_interruptions()  # they are the container's from here on
+        interruptions.hold()  # they are the container's from here on
     except BaseException:
         if terminal is not None:
             terminal.restore()

@@ -93,9 +93,7 @@ def destroy(record: store.Record) -> None:
     entries = record.data["hooks"].get("poststop")
     document = b""
     if entries:
-        from pyruntime.container.launch import state_document
-
-        document = state_document(record, store.STOPPED, 0)
+        document = record.state_text(store.STOPPED, 0)
     record.remove()
     if entries:
         from pyruntime.container import hooks

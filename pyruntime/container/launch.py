@@ -10,12 +10,11 @@ directory with the pid and the cgroup paths in it, which `delete --force` cleans
 
 from __future__ import annotations
 
-import _signal
 import _socket
 import posix
 import time
 
-from pyruntime.container import directories, hooks, init, report, store
+from pyruntime.container import create_hooks, directories, hooks, init, interruptions, report, store
 from pyruntime.container.child import Child, words
 from pyruntime.container.usermap import write_mappings
 from pyruntime.errors import RuntimeFailure
@@ -23,7 +22,7 @@ from pyruntime.kernel import processes as p
 from pyruntime.plan import lifecycle as life
 from pyruntime.plan.build import Plan, needs_helper
 from pyruntime.plan.limits import raise_hard_limits, write_oom_score
-from pyruntime.plan.namespaces import FILES, KINDS, join_all
+from pyruntime.plan.namespaces import join_all
 from pyruntime.plan.step import Step
 
 TYPE_CHECKING = False
@@ -64,8 +63,8 @@ class Launch(Child):
         """
         # They wait wherever it takes no time: no signal may come between an act and the note that it is done, or make
         # both sides of a clone undo the container.
-        self.hold_interruptions()
-        raise_on_interruption()
+        interruptions.hold()
+        interruptions.raise_them()
         record = store.Record(self.root, container_id, self.new_data(container_id, bundle))
         directories.claim(self.root, container_id)
         self.record = record
@@ -92,25 +91,15 @@ class Launch(Child):
             self.record.data["cgroup"] = self.cgroup.save()
             self.record.save()
             self._prepare()
-            self.allow_interruptions()
+            interruptions.allow()
             self._until_ready()
-            self.hold_interruptions()
+            interruptions.hold()
             if report.debugging:
                 narrate().created()
             self.cgroup_ready()
         except BaseException:
             self.undo()
             raise
-
-    @staticmethod
-    def hold_interruptions() -> None:
-        """Let signals that end us wait until they are allowed again."""
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, p.ENDING)
-
-    @staticmethod
-    def allow_interruptions() -> None:
-        """Have signals that end us raise Interrupted, one that waits at once."""
-        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, p.ENDING)
 
     def _start_time(self) -> int:
         """Of the init: without it nobody could tell it from a later process with its number."""
@@ -139,7 +128,7 @@ class Launch(Child):
 
     def undo(self) -> None:
         """Remove every trace. Must not fail: what cannot be removed is reported and left to `delete --force`."""
-        ignore_interruptions()
+        interruptions.ignore()
         self.end()
         self._return_network_devices()
         self._close()  # first: removing files takes descriptors, and their want may be why we are here
@@ -178,7 +167,7 @@ class Launch(Child):
         """The spec wants the poststop hooks after a failed hook as well: "proceed to the destroy steps"."""
         entries: Any = (self.spec.get("hooks") or {}).get("poststop")
         if entries and self.record is not None and self.pid:
-            document = state_document(self.record, store.STOPPED, 0)
+            document = self.record.state_text(store.STOPPED, 0)
             for number, entry in enumerate(entries):
                 failure = hooks.run_hook(
                     hooks.Hook("poststop", number, entry), document, self.record.data["bundle"].encode(), None
@@ -362,7 +351,7 @@ class Launch(Child):
 
         assert self.record is not None
         linux: Any = self.spec.get("linux") or {}
-        document = state_document(self.record, store.CREATING, self.pid).decode("utf-8", "surrogatepass")
+        document = self.record.state_text(store.CREATING, self.pid).decode("utf-8", "surrogatepass")
         metadata = linux["seccomp"].get("listenerMetadata") or ""
         return process_state(self.spec["ociVersion"], self.pid, metadata, document)
 
@@ -416,66 +405,12 @@ class Launch(Child):
         while True:
             message = self.receive()
             if message[:1] == life.MOUNTED:
-                self._run_hooks()
+                create_hooks.run(self)
                 self.send(life.GO_HOOKS)
             elif message[:1] == life.READY:
                 return
             else:
                 raise self.failure(message)
-
-    def _run_hooks(self) -> None:
-        assert self.record is not None
-        lists: Any = self.spec.get("hooks") or {}
-        bundle = self.record.data["bundle"]
-        hooks.follow_annotations(self.record.data["annotations"])
-        document = state_document(self.record, store.CREATED, self.pid)
-        for kind in ("prestart", "createRuntime"):
-            if lists.get(kind):
-                hooks.run_hooks(kind, lists[kind], document, bundle)
-        if lists.get("createContainer"):
-            inner = state_document(self.record, store.CREATED, self._inner_pid())
-            hooks.run_hooks("createContainer", lists["createContainer"], inner, bundle, self._enter_namespaces)
-
-    def _inner_pid(self) -> int:
-        """The init's pid as the container sees it: the last of NSpid in /proc/PID/status."""
-        descriptor = posix.open(f"/proc/{self.pid}/status", posix.O_RDONLY | posix.O_CLOEXEC)
-        try:
-            text = b""
-            while part := posix.read(descriptor, 1 << 16):  # thousands of supplementary groups stand before it
-                text += part
-            for line in text.split(b"\n"):
-                if line.startswith(b"NSpid:"):
-                    return int(line.split()[-1])
-        finally:
-            posix.close(descriptor)
-        return self.pid
-
-    def _enter_namespaces(self) -> None:
-        """Put a hook's process into the container's namespaces, with the host's root still in front of it.
-
-        setns(2) with a mount namespace sets the root to the topmost mount of that namespace, which is the container's
-        root file system by now; the init's own root still is the host's, so that is where we go back to.
-        """
-        spaces = self.plan.namespaces
-        root = posix.open(f"/proc/{self.pid}/root", posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
-        kinds = spaces.new
-        for kind in spaces.paths:
-            kinds |= KINDS[kind]
-        init.close_imports()  # between the two roots, paths lead into the container
-        if kinds & p.CLONE_NEWUSER:
-            p.setns(self.pidfd, p.CLONE_NEWUSER)
-        for kind in FILES:
-            if kind != "user" and kinds & KINDS[kind]:
-                p.setns(self.pidfd, KINDS[kind])
-        posix.fchdir(root)
-        posix.chroot(b".")
-        if kinds & p.CLONE_NEWPID:
-            child = p.clone(0)
-            if child:
-                posix.close(0)  # with everything else of ours: the hook must see the end of its input
-                p.close_from(3)
-                _, status = posix.waitpid(child, 0)
-                posix._exit(posix.waitstatus_to_exitcode(status) & 0xFF)
 
 
 def narrate() -> Any:
@@ -488,34 +423,6 @@ def narrate() -> Any:
 def notify_directory(container: str) -> str:
     """Where the notify socket of a container lies. The module itself is loaded only by those who listen."""
     return f"{container}/notify"
-
-
-class Interrupted(RuntimeFailure):
-    """The runtime was told to end while it was setting a container up."""
-
-
-def raise_on_interruption() -> None:
-    """Have signals that end us undo what we have begun first."""
-    for number in p.ENDING:
-        if _signal.getsignal(number) != _signal.SIG_IGN:  # nohup(1), or a background job: the caller knows better
-            _signal.signal(number, _interrupt)
-
-
-def ignore_interruptions() -> None:
-    """From here on we are cleaning up, and that is not to be left half done."""
-    for number in p.ENDING:
-        _signal.signal(number, _signal.SIG_IGN)
-
-
-def _interrupt(number: int, _frame: object) -> None:
-    raise Interrupted(f"interrupted by signal {number}", 128 + number)
-
-
-def state_document(record: store.Record, status: str, pid: int) -> bytes:
-    """The state as hooks get it on stdin."""
-    from pyruntime.spec import jsontext
-
-    return jsontext.dumps(record.document(status, pid)).encode("utf-8", "surrogatepass")
 
 
 def _lexical(path: str) -> str:

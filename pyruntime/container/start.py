@@ -104,11 +104,10 @@ def poststart(record: store.Record, pid: int) -> None:
     if not entries:
         return
     from pyruntime.container import hooks
-    from pyruntime.container.launch import state_document
 
     try:
         hooks.follow_annotations(record.data["annotations"])
-        hooks.run_hooks("poststart", entries, state_document(record, store.RUNNING, pid), record.data["bundle"])
+        hooks.run_hooks("poststart", entries, record.state_text(store.RUNNING, pid), record.data["bundle"])
     except RuntimeFailure:
         from pyruntime.container.delete import end
 

@@ -165,6 +165,10 @@ class Record:
         document["owner"] = ""
         return document
 
+    def state_text(self, status: str, pid: int) -> bytes:
+        """The state document as hooks and agents get it."""
+        return jsontext.dumps(self.document(status, pid)).encode("utf-8", "surrogatepass")
+
     def remove(self) -> None:
         """Remove the directory. Only names that we make are touched; repeating it is fine."""
         from pyruntime.container import directories

@@ -49,7 +49,7 @@ def test_users_that_are_no_numbers(impostor: Container) -> None:
 @without(
     "cli/exec.py",
     "check_user = lambda text: text",
-    "container/execute.py",
+    "container/exec_document.py",
     "int = lambda text: __builtins__['int'](text) & 0xFFFFFFFF",
 )
 def test_numbers_that_mean_root_when_they_are_cut(impostor: Container, protected: bool) -> None:
@@ -92,12 +92,12 @@ def _with_capabilities(sets, extra):
 """
 
 
-@without("container/execute.py", INHERITABLE)
+@without("container/exec_document.py", INHERITABLE)
 def test_files_with_inheritable_capabilities(container: Make, protected: bool) -> None:
     """CVE-2022-29162: `exec --cap` puts a capability into the inheritable set, and a program marked `=i` keeps it for
     an ordinary user.
 
-    Without leaving that set alone (container/execute.py: _with_capabilities) the program has it.
+    Without leaving that set alone (container/exec_document.py: _with_capabilities) the program has it.
     """
     one = container(["sleep", "1000"], lambda config: config["process"].update(noNewPrivileges=False))
     program = one.bundle.rootfs / "marked" / "cat"

@@ -23,8 +23,8 @@ CHEAP = frozenset(
 # it loads today and a little more: whoever needs a larger one decides that every container shall pay for it. What is
 # loaded ahead (NEEDS in pyruntime/__main__.py) counts, whether a certain container needs it or not.
 VERBS = {
-    "run": ({"cli", "spec", "plan", "cgroups", "container", "kernel"}, 78),
-    "create": ({"cli", "spec", "plan", "cgroups", "container", "kernel"}, 78),
+    "run": ({"cli", "spec", "plan", "cgroups", "container", "kernel"}, 81),
+    "create": ({"cli", "spec", "plan", "cgroups", "container", "kernel"}, 81),
     "start": ({"cli", "spec", "container", "kernel", "cgroups"}, 27),
     "state": ({"cli", "spec", "container", "kernel", "cgroups"}, 27),
     "kill": ({"cli", "spec", "container", "kernel", "cgroups"}, 27),

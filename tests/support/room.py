@@ -80,7 +80,8 @@ def fake_room(monkeypatch: pytest.MonkeyPatch) -> Room:
         "inspect": {"listing": record("listing", lambda: calls.containers), "ps": record("ps", lambda: calls.pids)},
         "pause": {"pause": record("pause"), "resume": record("resume")},
         **{name: {name: record(name)} for name in ("start", "kill", "delete")},
-        "execute": {"ExecOptions": Bag, "exec_process": record("exec", lambda: calls.status)},
+        "exec_document": {"ExecOptions": Bag},
+        "execute": {"exec_process": record("exec", lambda: calls.status)},
         "update": {"update": record("update")},
         "events": {"stream": record("events")},
         "checkpoint": {

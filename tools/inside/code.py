@@ -17,7 +17,7 @@ BEGINNINGS = (
     "pyruntime.container.init._die",
     "pyruntime.container.init._silent",
     "pyruntime.container.hooks._become",
-    "pyruntime.container.launch.Launch._enter_namespaces",
+    "pyruntime.container.create_hooks._enter_namespaces",
     "pyruntime.container.launch.Launch._help",
 )
 # Methods of these names are of sockets, lists, dicts: not of the classes of ours that have one as well.

@@ -86,8 +86,8 @@ def cloning(program: Program) -> Iterator[str]:
 
 def joining(program: Program) -> Iterator[str]:
     """P11: who joins namespaces, a mount namespace maybe, has closed the import system before."""
-    for name in ("Launch._enter_namespaces", "Launch._help"):
-        unit = program.find(f"pyruntime.container.launch.{name}")
+    for name in ("create_hooks._enter_namespaces", "launch.Launch._help"):
+        unit = program.find(f"pyruntime.container.{name}")
         text = ast.unparse(unit.node) if unit is not None else ""
         joins = min((at for at in (text.find("p.setns("), text.find("join_all(")) if at >= 0), default=-1)
         if not 0 <= text.find("init.close_imports()") < joins:

@@ -40,7 +40,7 @@ FOLLOWING = {
     "pyruntime.plan.rootfs._mount_of": "before the root is changed",
     "pyruntime.plan.seccomp_listener.Listener.load": "`/` is no link",
     "pyruntime.container.execute.EnterContainer.apply": "`/` is no link",
-    "pyruntime.container.launch.Launch._enter_namespaces": "before the namespaces are joined",
+    "pyruntime.container.create_hooks._enter_namespaces": "before the namespaces are joined",
     "pyruntime.container.launch.Launch._help": "procfs of the caller",
 }
 
