@@ -152,7 +152,7 @@ CHANGES = [
     ("P3", "pyruntime/kernel/seal.py", 'b"HOME"', 'b"HOME", b"LD_PRELOAD"'),
     ("P11", "pyruntime/container/init.py", "    sys.path = []\n", ""),
     ("P11", "pyruntime/container/init.py", "        close_imports()\n", ""),
-    ("P11", "pyruntime/container/launch.py", "        init.close_imports()  # between", "        pass  # between"),
+    ("P11", "pyruntime/container/create_hooks.py", "    init.close_imports()  # between", "    pass  # between"),
     ("P12", "pyruntime/container/init.py", "sys.excepthook = sys.unraisablehook = _silent", "pass"),
     ("P13", "pyruntime/container/init.py", "    sys.addaudithook(_audit)\n", ""),
     ("P13", "pyruntime/container/init.py", '"ctypes.dlopen", ', ""),
