@@ -141,8 +141,8 @@ def test_what_a_step_does_not_reach_is_not() -> None:
 
 # What the rules of fixed.py look at.
 FIXED = (
-    "container/execute container/hooks container/init container/launch kernel/execve kernel/seal plan/command"
-    " plan/lifecycle plan/process"
+    "container/create_hooks container/execute container/hooks container/init container/launch kernel/execve kernel/seal"
+    " plan/command plan/lifecycle plan/process"
 ).split()
 
 # A change to the program itself, and the rule that it breaks.
