@@ -70,7 +70,7 @@ CASES = [
     ("linux.maskedPaths", ["relative"], "linux.maskedPaths[0]"),
     ("linux.sysctl", {"net.ipv4.ip_forward": 1}, "linux.sysctl"),
     ("linux.timeOffsets", {"boottime": {"secs": 1}}, "linux.timeOffsets"),
-    ("linux.uidMappings", [{"containerID": 0, "hostID": 0, "size": 1}], "linux.uidMappings"),
+    ("linux.uidMappings", [{"containerID": 0, "hostID": 9, "size": 1}], "linux.uidMappings"),
     ("linux.seccomp", {"defaultAction": "SCMP_ACT_NOSUCH"}, "linux.seccomp.defaultAction"),
     ("linux.seccomp", {}, "linux.seccomp.defaultAction"),
     ("linux.seccomp", {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["Z80"]}, "linux.seccomp.architectures[0]"),
