@@ -349,6 +349,9 @@ def _setgroups_allowed(pid: int) -> bool:
         return True
     try:
         return posix.read(descriptor, 16).strip() != b"deny"
+    except OSError as error:
+        error.filename = f"/proc/{pid}/setgroups"
+        raise
     finally:
         posix.close(descriptor)
 
