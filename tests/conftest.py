@@ -55,14 +55,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 STATE_ROOT = Path("/run/pyruntime")
 """The default one, for engines that give no --root."""
-HAD_STATE_ROOT = pytest.StashKey[bool]()
+HAD_CONTAINERS = pytest.StashKey[bool]()
+
+
+def containers_there() -> bool:
+    return STATE_ROOT.is_dir() and any(not entry.name.startswith(".") for entry in STATE_ROOT.iterdir())
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Leave no state root with nothing but cached filters behind, where there was none."""
-    if session.config.stash.get(HAD_STATE_ROOT, True) or hasattr(session.config, "workerinput"):
+    """Leave no state root with nothing but cached filters behind, unless there were containers in it before."""
+    if session.config.stash.get(HAD_CONTAINERS, True) or hasattr(session.config, "workerinput"):
         return
-    if STATE_ROOT.is_dir() and all(entry.name.startswith(".") for entry in STATE_ROOT.iterdir()):
+    if STATE_ROOT.is_dir() and not containers_there():
         shutil.rmtree(STATE_ROOT)
 
 
@@ -71,7 +75,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     # A shell starts what it puts into the background with these ignored, and what we start would ignore them too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
-    session.config.stash[HAD_STATE_ROOT] = STATE_ROOT.exists()
+    session.config.stash[HAD_CONTAINERS] = containers_there()
     for python in (REPOSITORY / ".venv" / "bin" / "python3", Path("/usr/bin/python3")):
         if python.exists():
             subprocess.run([python, REPOSITORY / "tools" / "compile.py"], check=False)
