@@ -47,6 +47,16 @@ def test_a_tiny_container_starts(container: Make, limit: int) -> None:
     again.wait("stopped")
 
 
+@on_v1
+def test_our_own_memory_is_not_counted_where_there_is_little(container: Make) -> None:
+    """The init copies the pages that it will write to before it is moved: afterwards they would be the container's."""
+    needs("memory")
+    one = container(["true"], resources(memory={"limit": 2 * MIB}))
+    one.create().ok()
+    statistics = dict(line.split() for line in (one.cgroup("memory") / "memory.stat").read_text().splitlines())
+    assert int(statistics["rss"]) < 64 << 10  # without, it is 280 KiB and more
+
+
 def test_pids(container: Make) -> None:
     needs("pids")
     script = "for i in 1 2 3 4 5 6; do sleep 5 & done; wait"
